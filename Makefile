@@ -1,0 +1,31 @@
+# Two commands do everything on a fresh machine with Python 3.10+, make and a package registry:
+#   make run     train the blog post's VAE on the full MNIST; results and pictures land in runs/mnist
+#   make test    everything that .ci/run checks
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lab results clean
+run: .venv/run
+	$(BIN)/vae-tutorial train --out runs/mnist --resume
+
+test: .venv/dev
+	$(BIN)/pytest tests
+
+lab: .venv/dev
+	cd nbs && ../$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/index.ipynb
+
+results: .venv/dev
+	$(BIN)/nbdev_test --path nbs/practice/31_results.ipynb --flags slow
+	$(BIN)/python tools/notebooks.py refresh nbs/practice/31_results.ipynb nbs/index.ipynb
+
+clean:
+	rm -rf .venv build dist *.egg-info _proc _docs
+
+.venv/run: settings.ini setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/dev: .venv/run
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

@@ -1,0 +1,74 @@
+"""Run the course's notebooks as JupyterLab would, and store what they show. What nbdev lacks, nothing more.
+
+python tools/notebooks.py refresh [NOTEBOOK ...]    run each in a fresh kernel, store its outputs, clean; then write README.md
+python tools/notebooks.py readme                    write README.md from the stored nbs/index.ipynb
+"""
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+from nbdev.clean import nbdev_clean
+from nbdev.config import get_config
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+
+
+def notebooks():
+    "Every notebook of the course, in reading order within each folder."
+    return sorted(path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+def is_skipped(cell, flags):
+    "Whether a code cell carries one of the directives in `flags` (`#| slow`) or `#| eval: false`."
+    directives = re.findall(r"^#\|\s*(.+?)\s*$", cell.source, re.M)
+    return any(directive in flags or re.fullmatch(r"eval:\s*false", directive) for directive in directives)
+
+
+def run(path, skip_flags=None):
+    "Run a notebook top to bottom in a fresh kernel, in its own folder; skipped cells keep their stored outputs. Returns the notebook."
+    flags = get_config(path=ROOT).tst_flags.split() if skip_flags is None else skip_flags
+    notebook = nbformat.read(path, as_version=4)
+    runnable = nbformat.from_dict({**notebook, "cells": [cell for cell in notebook.cells if cell.cell_type == "code" and not is_skipped(cell, flags)]})
+    NotebookClient(runnable, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    outputs = {cell.id: cell.outputs for cell in runnable.cells}
+    for cell in notebook.cells:
+        if cell.id in outputs: cell.outputs = outputs[cell.id]
+    return notebook
+
+
+def complaints(notebook):
+    "Outputs that do not belong into a stored notebook: warnings, progress-bar residue, paths of this machine."
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
+            if output.output_type == "stream" and output.name == "stderr": found.append(f"{cell.id}: stderr: {text[:200]}")
+            if "\r" in text or "Warning" in text: found.append(f"{cell.id}: residue or warning: {text[:200]}")
+            if re.search(r"(?<![\w.])/(root|tmp|home|work|Users)/", text): found.append(f"{cell.id}: path of this machine: {text[:200]}")
+    return found
+
+
+def refresh(paths):
+    for path in paths:
+        notebook = run(path)
+        if found := complaints(notebook): sys.exit(f"{path}:\n" + "\n".join(found))
+        nbformat.write(notebook, path)
+        print("refreshed", path.relative_to(ROOT), f"{path.stat().st_size / 1000:.0f} kB", flush=True)
+    nbdev_clean()
+
+
+def readme():
+    "README.md is the index page, with its links seen from the top of the repository."
+    body, _ = MarkdownExporter().from_filename(str(NBS / "index.ipynb"))
+    body = re.sub(r"(!?\[[^]]*\]\()(?!https?:|#)([^)]+\))", r"\1nbs/\2", body).replace("](nbs/../", "](")
+    return "<!-- Made from nbs/index.ipynb by tools/notebooks.py: edit that. -->\n\n" + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["refresh"]: refresh([Path(name).resolve() for name in sys.argv[2:]] or notebooks())
+    elif sys.argv[1:] != ["readme"]: sys.exit(__doc__)
+    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
