@@ -9,7 +9,7 @@ run: .venv/run
 	$(BIN)/vae-tutorial train --out runs/mnist --resume
 
 test: .venv/dev
-	$(BIN)/pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -p no:cacheprovider tests
 
 lab: .venv/dev
 	cd nbs && ../$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/index.ipynb

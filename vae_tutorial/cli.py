@@ -62,23 +62,25 @@ def _save_picture(axes, path):
     axes.figure.savefig(path)
     plt.close(axes.figure)
 
-def _prepare_folder(out, config, resume, overwrite):
-    "Make the run folder, or raise `OSError` or `ValueError` when that could lose something. True if there is a run to resume."
+def _has_run(out, resume, overwrite):
+    "Whether `out` holds a run to resume. Raises `OSError` or `ValueError` when writing there could lose something; writes nothing."
     if resume and overwrite: raise ValueError("--resume and --overwrite contradict each other: choose one")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"--out {out} is a file: name a folder")
-    used = out.is_dir() and any(out.iterdir())
-    if resume and used:
-        if not (out / "config.json").is_file(): raise FileExistsError(f"--out {out} is not empty and holds no run to resume (no config.json): choose another folder")
-        return True
-    if used and not overwrite:
+    if not out.is_dir() or not any(out.iterdir()) or overwrite: return False
+    if not resume:
         raise FileExistsError(f"--out {out} is not empty: choose another folder, or add --resume to go on with the run in it, or --overwrite to replace that run")
+    if not (out / "config.json").is_file():
+        raise FileExistsError(f"--out {out} is not empty and holds no run to resume (no config.json): choose another folder")
+    return True
+
+def _start_run(out, config):
+    "Make the folder, remove the files of an earlier run and write the settings. Raises `OSError` when that fails."
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in _RUN_FILES: (out / name).unlink(missing_ok=True)
         _write_text(out / "config.json", json.dumps(config, indent=1) + "\n")
     except OSError as error:
         raise OSError(f"cannot write into --out {out} ({error.strerror or error}): choose a folder you may write to, on a disk with room") from error
-    return False
 
 def _read_config(folder):
     "Settings of the run in `folder`."
@@ -90,6 +92,13 @@ def _read_config(folder):
         return {name: config[name] for name in ("data", "validation", "pixels", "latent_dim", "hidden", "epochs", "batch_size", "lr", "seed")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or incomplete ({error!r}): restore it, or train again in another folder") from error
+
+def _resumed(out, config, asked):
+    "The settings of the run in `out`, with more epochs if asked for. Raises `ValueError` when another option asked for differs."
+    saved = _read_config(out)
+    if changed := [f"--{name.replace('_', '-')} (was {saved[name]}, is {config[name]})" for name in sorted(asked - {"epochs"}) if saved[name] != config[name]]:
+        raise ValueError(f"--resume goes on with the settings in {out}; these differ: {', '.join(changed)}. Leave them out, or train into another folder.")
+    return {**saved, "epochs": max(saved["epochs"], config["epochs"] if "epochs" in asked else 0)}
 
 def _device(name):
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -150,27 +159,17 @@ def train(
     "Train a VAE, evaluate it on the test set, and leave weights, metrics and pictures in a folder."
     config = {"data": data, "validation": validation, "pixels": pixels.value, "latent_dim": latent_dim, "hidden": _hidden(hidden),
               "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-    torch.manual_seed(seed)
-    vae = VAE(latent_dim=latent_dim, hidden=tuple(config["hidden"]))      # bad sizes end here, before anything is written
-    device = _device(device)
-    splits = load_mnist(data, num_validation=validation, directory=data_dir)
-    if _prepare_folder(out, config, resume, overwrite):
-        saved = _read_config(out)
-        asked = {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"}
-        if changed := [f"--{name.replace('_', '-')} (was {saved[name]}, is {config[name]})" for name in sorted(asked - {"epochs"}) if saved[name] != config[name]]:
-            raise ValueError(f"--resume goes on with the settings in {out}; these differ: {', '.join(changed)}. Leave them out, or train into another folder.")
-        if "epochs" not in asked: config["epochs"] = saved["epochs"]
-        config = {**saved, "epochs": max(saved["epochs"], config["epochs"])}
-        torch.manual_seed(config["seed"])
-        vae = VAE(latent_dim=config["latent_dim"], hidden=tuple(config["hidden"]))
-        splits = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir)
-        _write_text(out / "config.json", json.dumps(config, indent=1) + "\n")
-        typer.echo(f"resuming the run in {out}")
-    vae.to(device)
-    typer.echo(f"training on {len(splits.train.images):,} images on {device}; Ctrl-C stops, --resume goes on")
+    resuming = _has_run(out, resume, overwrite)
+    if resuming: config = _resumed(out, config, {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"})
+    torch.manual_seed(config["seed"])
+    vae = VAE(latent_dim=config["latent_dim"], hidden=tuple(config["hidden"])).to(_device(device))
+    splits = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir)
+    if resuming: _write_text(out / "config.json", json.dumps(config, indent=1) + "\n")
+    else: _start_run(out, config)      # only now, when nothing is wrong with the options
+    typer.echo(f"{'resuming' if resuming else 'training'} on {len(splits.train.images):,} images, {config['pixels']} pixels; Ctrl-C stops, --resume goes on")
     try:
         history = fit(vae, splits.train.images, validation=splits.validation.images if config["validation"] else None, epochs=config["epochs"],
-                      batch_size=config["batch_size"], learning_rate=config["lr"], pixels=config["pixels"], seed=config["seed"], folder=out, resume=True)
+                      batch_size=config["batch_size"], learning_rate=config["lr"], pixels=config["pixels"], seed=config["seed"], folder=out, resume=resuming)
     except KeyboardInterrupt:
         typer.echo(f"\nstopped. The last complete epoch is safe in {out / 'checkpoint.safetensors'}. "
                    f"Go on with: vae-tutorial train --out {out} --resume", err=True)

@@ -51,7 +51,7 @@ def evaluate(
     like = next(model.parameters())
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
         torch.manual_seed(seed)
         if pixels == "binary": images = binarize(images, seed)
         batches = [batch.to(like) for batch in images.split(batch_size)]

@@ -33,10 +33,11 @@ def _mosaic(images, columns):
     "Images (n, channels, height, width) side by side with a one-pixel gap, as (rows, width[, 3]) values."
     n, channels, height, width = images.shape
     rows = math.ceil(n / columns)
-    canvas = torch.full((channels, rows * (height + 1) - 1, columns * (width + 1) - 1), torch.nan)
+    canvas = torch.zeros(channels, rows * (height + 1) - 1, columns * (width + 1) - 1)
     for i, image in enumerate(images.detach().cpu().float()):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         canvas[:, top:top + height, left:left + width] = image
+    canvas[:, height::height + 1], canvas[:, :, width::width + 1] = torch.nan, torch.nan
     return canvas[0] if channels == 1 else canvas.nan_to_num(1.).permute(1, 2, 0)
 
 def show_images(
@@ -73,7 +74,7 @@ def show_reconstructions(
     columns = min(columns, len(originals))
     rows = []
     for top, bottom in zip(originals.split(columns), reconstructions.split(columns)):
-        blank = top.new_full((columns - len(top), *top.shape[1:]), torch.nan)
+        blank = top.new_zeros(columns - len(top), *top.shape[1:])
         rows += [top, blank, bottom.to(top), blank]
     return show_images(torch.cat(rows), columns, title)
 
@@ -97,23 +98,32 @@ def plot_losses(
     return list(panels)
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-17
+def _stronghold(points, labels, digit, candidates=200, neighbours=100):
+    "The point of a class among whose nearest neighbours it has the largest share, and of these the densest."
+    own = points[labels == digit][:candidates]
+    distances, nearest = torch.cdist(own, points).topk(min(neighbours, len(points)), largest=False)
+    share = (labels[nearest] == digit).float().mean(1)
+    return own[(share - 0.1 * distances[:, -1]).argmax()].tolist()
+
 def plot_latent_map(
     means:Tensor, # Posterior means, shape (n, latent_dim)
     labels:Tensor, # Class numbers from 0 to 9, shape (n,)
     dims:tuple[int, int]=(0, 1), # Which two dimensions to draw; a one-dimensional space is drawn against chance
+    axes:Axes|None=None, # Where to draw; None makes a figure
 )->Axes: # The map
     "Draw the latent means of many images, coloured by class."
     means, labels = means.detach().cpu(), labels.cpu()
     if means.shape[1] == 1: means = torch.cat([means, 0.1 * torch.randn(means.shape, generator=torch.Generator().manual_seed(0))], dim=1)
     points = means[:, list(dims)]
-    axes = plt.figure(figsize=(5.2, 4.8)).gca()
+    axes = axes or plt.figure(figsize=(5.2, 4.8)).gca()
     for digit in labels.unique().tolist():
         own = points[labels == digit]
-        axes.scatter(*own.T, s=3, alpha=0.5, color=DIGIT_COLORS[digit % 10], linewidths=0, rasterized=True)
+        axes.scatter(*own.T, s=4, alpha=0.6, color=DIGIT_COLORS[digit % 10], linewidths=0, label=str(digit))
     for digit in labels.unique().tolist():
-        axes.text(*points[labels == digit].median(0).values.tolist(), str(digit), fontsize=13, fontweight="bold", ha="center", va="center",
+        axes.text(*_stronghold(points, labels, digit), str(digit), fontsize=13, fontweight="bold", ha="center", va="center",
                   bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": DIGIT_COLORS[digit % 10], "linewidth": 1.5})
     axes.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel="chance" if means.shape[1] == 1 else f"$z_{{{dims[1] + 1}}}$", aspect="equal")
+    axes.legend(markerscale=4, fontsize=9, handletextpad=0.1, loc="center left", bbox_to_anchor=(1, 0.5))
     return axes
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-25
@@ -136,16 +146,18 @@ def show_manifold(
     num:int=15, # Images along each side
     latent_dim:int=2, # Dimensions of the latent vectors
     dims:tuple[int, int]=(0, 1), # The two that vary; all others stay 0
+    axes:Axes|None=None, # Where to draw; None makes a figure
 )->Axes: # The picture
     "Decode a grid over two latent dimensions."
     with torch.no_grad(): images = decode(latent_grid(num, latent_dim, dims))
-    axes = show_images(images, columns=num, width=6.5)
+    axes = show_images(images, columns=num, width=6.5, axes=axes)
     axes.axis("on")
     side = images.shape[-1] + 1
-    ticks = [0, num // 4, num // 2, num - 1 - num // 4, num - 1]
-    values = latent_grid(num, 1)[ticks, 0]
-    axes.set_xticks([side * i + side / 2 for i in ticks], [f"{value:.1f}" for value in values])
-    axes.set_yticks([] if latent_dim == 1 else [side * i + side / 2 for i in ticks], [] if latent_dim == 1 else [f"{value:.1f}" for value in values.flip(0)])
+    values = torch.tensor([-1.5, -1, -0.5, 0, 0.5, 1, 1.5])
+    places = (side * ((Normal(0., 1.).cdf(values) - 0.025) / 0.95 * (num - 1) + 0.5)).tolist()      # where they fall among the quantiles
+    labels = [f"{value:g}" for value in values.tolist()]
+    axes.set_xticks(places, labels)
+    axes.set_yticks(*([], []) if latent_dim == 1 else (places, labels[::-1]))
     axes.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel="" if latent_dim == 1 else f"$z_{{{dims[1] + 1}}}$")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -24,7 +24,7 @@ def _save_checkpoint(path, model, optimizer, settings, history):
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": tensor.cpu() for name, tensor in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available(): tensors["random.cuda"] = torch.cuda.get_rng_state()
+    if next(model.parameters()).is_cuda: tensors["random.cuda"] = torch.cuda.get_rng_state()
     write_safetensors(tensors, path, {"training": json.dumps({"settings": settings, "history": history})})
 
 def _load_checkpoint(path, model, optimizer, settings):
@@ -43,7 +43,7 @@ def _load_checkpoint(path, model, optimizer, settings):
     except RuntimeError as error: raise ValueError(f"{path} holds a model of another architecture: build the same one, or start in another folder") from error
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors: torch.cuda.set_rng_state(tensors["random.cuda"])
+    if next(model.parameters()).is_cuda and "random.cuda" in tensors: torch.cuda.set_rng_state(tensors["random.cuda"])
     return saved["history"]
 
 # %% ../nbs/build/08_training.ipynb #cell-11
@@ -67,7 +67,7 @@ def _train_epoch(model, images, optimizer, batch_size, pixels, log_every):
 @torch.no_grad()
 def _mean_terms(model, images, batch_size=1000):
     "Mean ELBO and parts over a data set; leaves the random state as it was."
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(0)
         parts = [elbo(model, batch) for batch in images.split(batch_size)]
     return [torch.cat(term).mean().item() for term in zip(*parts)]
@@ -105,7 +105,7 @@ def fit(
         validation = (binarize(validation, seed) if pixels == "binary" else validation).to(like)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(seed)
         history, checkpoint = [], None
         if folder is not None:

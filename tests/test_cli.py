@@ -1,0 +1,154 @@
+"The command line as a user meets it: real processes, signals, terminals and folders."
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+import torch
+
+from vae_tutorial.vae import VAE
+
+COMMAND = str(Path(sys.executable).parent / "vae-tutorial")
+SMALL = ("--hidden", "16", "--epochs", "1")
+PICTURES = {"losses.png", "reconstructions.png", "latent_map.png", "manifold.png", "samples.png"}
+
+
+def run(*arguments, **options):
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+
+
+def refused(*arguments, match):
+    result = run(*arguments)
+    assert result.returncode in (1, 2) and "Traceback" not in result.stderr, result.stderr
+    assert match in result.stderr, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A complete small run."
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    result = run("train", "--out", out, *SMALL)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def test_train_leaves_everything(finished):
+    out, result = finished
+    assert {path.name for path in out.iterdir()} == PICTURES | {"config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "evaluation.json"}
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in PICTURES)
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [100, 200, 300, 400, 469]
+    assert all(abs(record["elbo"] - record["reconstruction"] + record["kl"]) < 1e-2 for record in records)
+    assert all(str(out / name) in result.stdout for name in PICTURES)
+    assert json.loads((out / "config.json").read_text())["hidden"] == [16]
+
+
+def test_plain_lines_without_a_terminal(finished):
+    _, result = finished
+    assert "\r" not in result.stdout + result.stderr and result.stderr == ""
+    assert "epoch 1/1  step 100/469  ELBO" in result.stdout
+
+
+def test_progress_bar_on_a_terminal(tmp_path):
+    child = pexpect.spawn(COMMAND, ["train", "--out", str(tmp_path / "run"), *SMALL], encoding="utf-8", timeout=200, dimensions=(40, 120))
+    child.expect(r"\d+%\|.*step/s")
+    child.expect("epoch 1/1  step 469/469")
+    child.expect("samples.png")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_the_other_commands(finished, tmp_path):
+    out, trained = finished
+    scored = run("evaluate", out)
+    assert scored.returncode == 0 and scored.stdout.strip().splitlines()[-2] in trained.stdout      # the same table
+    assert run("sample", out, "--num", 9, "--out", tmp_path / "s.png").returncode == 0 and (tmp_path / "s.png").exists()
+    result = run("reconstruct", out, "--num", 3, "--out", tmp_path / "r.png")
+    assert result.returncode == 0 and result.stdout.count("z = ") == 3 and (tmp_path / "r.png").exists()
+    refused("sample", out, "--out", tmp_path / "s.png", match="exists already")
+    refused("reconstruct", out, "--num", 0, match="--num")
+
+
+@pytest.mark.parametrize("latent_dim", [1, 5])
+def test_pictures_for_other_latent_sizes(latent_dim, tmp_path):
+    result = run("train", "--out", tmp_path / "run", *SMALL, "--latent-dim", latent_dim, "--pixels", "grey", "--validation", 1000)
+    assert result.returncode == 0, result.stderr
+    assert "validation" in result.stdout and "cross-entropy" in result.stdout
+
+
+def test_help_names_every_option():
+    text = run("train", "--help").stdout
+    for option in ("--data", "--pixels", "--latent-dim", "--hidden", "--epochs", "--batch-size", "--lr", "--seed", "--device", "--out", "--resume", "--overwrite"): assert option in text
+    assert all(command in run("--help").stdout for command in ("train", "evaluate", "sample", "reconstruct"))
+
+
+def test_nothing_is_overwritten(finished, tmp_path):
+    out, _ = finished
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    refused("train", "--out", out, *SMALL, match="--overwrite")
+    refused("train", "--out", out, "--resume", "--seed", 7, match="--seed (was 0, is 7)")
+    refused("train", "--out", out, "--resume", "--overwrite", match="contradict")
+    assert before == {path: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "diary.txt").write_text("mine")
+    refused("train", "--out", tmp_path, *SMALL, match="not empty")
+    refused("train", "--out", tmp_path, *SMALL, "--resume", match="holds no run")
+    refused("train", "--out", tmp_path / "diary.txt", *SMALL, match="is a file")
+    assert run("train", "--out", tmp_path, *SMALL, "--overwrite").returncode == 0
+    assert (tmp_path / "diary.txt").read_text() == "mine"      # only files of a run are replaced
+
+
+def test_bad_options_write_nothing(tmp_path):
+    new = tmp_path / "new"
+    for option, match in [(("--latent-dim", 0), "latent_dim"), (("--epochs", 0), "epochs"), (("--batch-size", -3), "batch_size"), (("--lr", 0), "learning_rate"),
+                          (("--hidden", "a,b"), "--hidden"), (("--data", "mnst"), "fashion-mnist"), (("--pixels", "gray"), "--pixels"), (("--device", "tpu7"), "--device"),
+                          (("--validation", 60000), "num_validation"), (("--seed", "x"), "--seed")]:
+        refused("train", "--out", new, *option, match=match)
+        assert not new.exists()
+    refused("train", match="--out")
+    refused("train", "--out", "/proc/new", *SMALL, match="cannot write")
+
+
+def test_runs_that_are_none(finished, tmp_path):
+    refused("evaluate", tmp_path / "nowhere", match="not a run folder")
+    (tmp_path / "config.json").write_text("{")
+    refused("sample", tmp_path, match="damaged")
+    (tmp_path / "config.json").write_bytes((finished[0] / "config.json").read_bytes())
+    refused("sample", tmp_path, match="--resume")
+    torch.save({}, tmp_path / "model.safetensors")
+    refused("sample", tmp_path, match="pickle")
+    (tmp_path / "model.safetensors").write_bytes((finished[0] / "model.safetensors").read_bytes()[:1000])
+    refused("reconstruct", tmp_path, match="complete safetensors")
+
+
+def test_ctrl_c_then_resume_gives_the_same_model(tmp_path):
+    arguments = ["--hidden", "16", "--epochs", "3"]
+    assert run("train", "--out", tmp_path / "straight", *arguments).returncode == 0
+    process = subprocess.Popen([COMMAND, "train", "--out", tmp_path / "stopped", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 2/3  step 200"): break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors
+    refused("evaluate", tmp_path / "stopped", match="--resume")
+    resumed = run("train", "--out", tmp_path / "stopped", "--resume")
+    assert resumed.returncode == 0 and "epoch 1/3" not in resumed.stdout and "epoch 2/3  step 100" in resumed.stdout
+    for name in ("metrics.jsonl", "evaluation.json", "model.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+
+
+def test_killed_before_the_first_epoch_ends(tmp_path):
+    "There is a checkpoint from the start."
+    process = subprocess.Popen([COMMAND, "train", "--out", tmp_path / "run", *SMALL], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "step 100" in line: break
+    process.kill()
+    process.wait()
+    time.sleep(0.1)
+    assert run("train", "--out", tmp_path / "run", "--resume").returncode == 0
+    assert VAE.load(tmp_path / "run" / "model.safetensors").hidden == (16,)
