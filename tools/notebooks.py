@@ -85,7 +85,7 @@ def readme():
     notebook.metadata["language_info"] = {"name": "python"}
     body, _ = MarkdownExporter().from_notebook_node(notebook)
     body = re.sub(r"(!?\[[^]]*\]\()(?!https?:|#)([^)]+\))", r"\1nbs/\2", body).replace("](nbs/../", "](")
-    return "<!-- Made from nbs/index.ipynb by tools/notebooks.py: edit that. -->\n\n" + re.sub(r"```python\s*```\n|\n(?=\n\n)", "", body).strip() + "\n"
+    return "<!-- Made from nbs/index.ipynb by tools/notebooks.py: edit that. -->\n\n" + re.sub(r"\n{3,}", "\n\n", re.sub(r"```python\s*```\n", "", body)).strip() + "\n"
 
 
 if __name__ == "__main__":

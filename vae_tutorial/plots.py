@@ -150,7 +150,7 @@ def show_manifold(
 )->Axes: # The picture
     "Decode a grid over two latent dimensions."
     with torch.no_grad(): images = decode(latent_grid(num, latent_dim, dims))
-    axes = show_images(images, columns=num, width=6.5, axes=axes)
+    axes = show_images(images, columns=num, width=5.4, axes=axes)
     axes.axis("on")
     side = images.shape[-1] + 1
     values = torch.tensor([-1.5, -1, -0.5, 0, 0.5, 1, 1.5])
