@@ -33,9 +33,11 @@ def read(path): return nbformat.read(path, as_version=4)
 @pytest.fixture(scope="module")
 def processed(tmp_path_factory):
     "A copy of the repository after nbdev_clean and nbdev_export; the checkout itself is not touched."
-    copy = tmp_path_factory.mktemp("copy") / "repo"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "*.xz", "__pycache__", ".hypothesis", "*.egg-info", "build"), ignore_dangling_symlinks=True)
-    shutil.copytree(ROOT / "nbs" / "build", copy / "nbs" / "build", dirs_exist_ok=True)
+    copy = tmp_path_factory.mktemp("copy")
+    for folder, pattern in (("nbs", "*.ipynb"), ("vae_tutorial", "*.py"), (".", "settings.ini")):
+        for path in (ROOT / folder).rglob(pattern) if folder != "." else [ROOT / pattern]:
+            (copy / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy / path.relative_to(ROOT))
     for command in ("nbdev_clean", "nbdev_export"):
         subprocess.run([Path(sys.executable).parent / command], cwd=copy, check=True)
     return copy

@@ -21,7 +21,7 @@ from rich.table import Table
 from .data import binarize, load_mnist
 from .evaluation import evaluate
 from .plots import plot_latent_map, plot_losses, show_images, show_manifold, show_reconstructions, use_style
-from .training import fit
+from .training import check_settings, fit
 from .vae import VAE
 
 # %% ../nbs/practice/30_command_line.ipynb #cell-06
@@ -161,6 +161,7 @@ def train(
               "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     resuming = _has_run(out, resume, overwrite)
     if resuming: config = _resumed(out, config, {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"})
+    check_settings(config["epochs"], config["batch_size"], config["lr"], config["pixels"])
     torch.manual_seed(config["seed"])
     vae = VAE(latent_dim=config["latent_dim"], hidden=tuple(config["hidden"])).to(_device(device))
     splits = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir)
