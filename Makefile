@@ -12,7 +12,7 @@ test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -p no:cacheprovider tests
 
 lab: .venv/dev
-	cd nbs && ../$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/index.ipynb
+	cd nbs && ../$(BIN)/jupyter lab --ip=127.0.0.1 --allow-root --LabApp.default_url=/lab/tree/index.ipynb
 
 results: .venv/dev
 	$(BIN)/nbdev_test --path nbs/practice/31_results.ipynb --flags slow

@@ -93,7 +93,7 @@ def plot_losses(
                 axes.plot(epochs, [record[term] for record in records], color=color, label=split, **style)
         axes.set(xlabel="epoch", title={"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}[term])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
     panels[0].set_ylabel("nats per image")
     return list(panels)
 

@@ -8,6 +8,7 @@ __all__ = ['check_settings', 'fit']
 # %% ../nbs/build/08_training.ipynb #cell-03
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 import torch
@@ -73,6 +74,11 @@ def _mean_terms(model, images, batch_size=1000):
     return [torch.cat(term).mean().item() for term in zip(*parts)]
 
 # %% ../nbs/build/08_training.ipynb #cell-12
+def _print_line(line):
+    "Print above the progress bar, and at once even when the output is a file."
+    tqdm.write(line)
+    sys.stdout.flush()
+
 def check_settings(
     epochs:int, # Passes over the data
     batch_size:int, # Images per step
@@ -98,7 +104,7 @@ def fit(
     folder:str|Path|None=None, # Where to keep checkpoint.safetensors and metrics.jsonl; None keeps nothing
     resume:bool=False, # Go on from the checkpoint in `folder`, if there is one
     log_every:int=100, # Steps between reports
-    log:Callable[[str], None]|None=tqdm.write, # Receives a line per report; None for silence
+    log:Callable[[str], None]|None=_print_line, # Receives a line per report; None for silence
 )->list[dict]: # The history: one record per report, with epoch, step, split, and elbo, reconstruction, kl in nats per image
     """Maximize the ELBO by Adam (Kingma & Welling 2014, Algorithm 1).
 

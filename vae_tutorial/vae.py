@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from .distributions import DiagonalGaussian, bernoulli, standard_normal_prior
@@ -37,9 +37,12 @@ def write_safetensors(
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
+        with partial.open("wb") as file:
+            file.write(to_bytes(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())      # on the disk before it gets its name
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise OSError(f"cannot write {path}: {error}. Choose a folder that exists, can be written and has room.") from error
     finally:
         partial.unlink(missing_ok=True)
