@@ -1,5 +1,6 @@
 "The command line as a user meets it: real processes, signals, terminals and folders."
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,11 +97,29 @@ def test_nothing_is_overwritten(finished, tmp_path):
     refused("train", "--out", out, "--resume", "--overwrite", match="contradict")
     assert before == {path: path.read_bytes() for path in out.iterdir()}
     (tmp_path / "diary.txt").write_text("mine")
-    refused("train", "--out", tmp_path, *SMALL, match="not empty")
-    refused("train", "--out", tmp_path, *SMALL, "--resume", match="holds no run")
+    for flags in ((), ("--resume",), ("--overwrite",)): refused("train", "--out", tmp_path, *SMALL, *flags, match="holds no run")
     refused("train", "--out", tmp_path / "diary.txt", *SMALL, match="is a file")
-    assert run("train", "--out", tmp_path, *SMALL, "--overwrite").returncode == 0
-    assert (tmp_path / "diary.txt").read_text() == "mine"      # only files of a run are replaced
+    assert (tmp_path / "diary.txt").read_text() == "mine"
+
+
+def test_overwrite_replaces_the_run_and_nothing_else(finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    (out / "diary.txt").write_text("mine")
+    assert run("train", "--out", out, *SMALL, "--overwrite", "--seed", 5).returncode == 0
+    assert (out / "diary.txt").read_text() == "mine" and json.loads((out / "config.json").read_text())["seed"] == 5
+
+
+def test_resume_with_more_epochs_drops_the_old_model_first(finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    refused("train", "--out", out, "--resume", "--epochs", 0, match="epochs")
+    process = subprocess.Popen([COMMAND, "train", "--out", out, "--resume", "--epochs", "50"], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch  2/50"): break
+    process.kill()
+    process.wait()
+    refused("evaluate", out, match="--resume")      # not the one-epoch model under the name of fifty epochs
 
 
 def test_bad_options_write_nothing(tmp_path):

@@ -92,6 +92,13 @@ def test_a_pickle_is_refused_and_never_opened(write, tmp_path):
     assert not mark.exists()
 
 
+def test_any_header_length_is_read_as_safetensors(tmp_path):
+    "The first bytes of a file are its header's length, which may look like those of a pickle."
+    for filler in range(0, 300, 8):
+        save_weights(VAE(hidden=(2,)).encoder, tmp_path / "weights.safetensors", {"filler": "x" * filler})
+        load_weights(VAE(hidden=(2,)).encoder, tmp_path / "weights.safetensors")
+
+
 def test_every_truncation_of_a_weights_file_is_refused(tmp_path):
     path = VAE(image_shape=(1, 4, 4), hidden=(3,)).save(tmp_path / "vae.safetensors")
     whole = path.read_bytes()

@@ -38,7 +38,7 @@ def _command(function):
     @functools.wraps(function)
     def run(*args, **kwargs):
         try: return function(*args, **kwargs)
-        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
     return app.command(function.__name__.rstrip("_"))(run)
@@ -66,51 +66,72 @@ def _has_run(out, resume, overwrite):
     "Whether `out` holds a run to resume. Raises `OSError` or `ValueError` when writing there could lose something; writes nothing."
     if resume and overwrite: raise ValueError("--resume and --overwrite contradict each other: choose one")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"--out {out} is a file: name a folder")
-    if not out.is_dir() or not any(out.iterdir()) or overwrite: return False
-    if not resume:
-        raise FileExistsError(f"--out {out} is not empty: choose another folder, or add --resume to go on with the run in it, or --overwrite to replace that run")
+    if not out.is_dir() or not any(out.iterdir()): return False
     if not (out / "config.json").is_file():
-        raise FileExistsError(f"--out {out} is not empty and holds no run to resume (no config.json): choose another folder")
-    return True
+        raise FileExistsError(f"--out {out} is not empty and holds no run (no config.json): choose another folder")
+    _read_config(out)      # it must be a config of ours
+    if not resume and not overwrite:
+        raise FileExistsError(f"--out {out} holds a run: choose another folder, or add --resume to go on with it, "
+                              "or --overwrite to replace it")
+    return resume
 
-def _start_run(out, config):
-    "Make the folder, remove the files of an earlier run and write the settings. Raises `OSError` when that fails."
+def _start_run(out, config, keep):
+    "Make the folder, remove files of an earlier run except those to keep, write the settings. Raises `OSError` when that fails."
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in _RUN_FILES: (out / name).unlink(missing_ok=True)
+        for name in set(_RUN_FILES) - set(keep): (out / name).unlink(missing_ok=True)
         _write_text(out / "config.json", json.dumps(config, indent=1) + "\n")
     except OSError as error:
-        raise OSError(f"cannot write into --out {out} ({error.strerror or error}): choose a folder you may write to, on a disk with room") from error
+        raise OSError(f"cannot write into --out {out} ({error.strerror or error}): "
+                      "choose a folder you may write to, on a disk with room") from error
 
 def _read_config(folder):
     "Settings of the run in `folder`."
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a run folder (no config.json in it): train one with vae-tutorial train --out {folder}")
+        raise FileNotFoundError(f"{folder} is not a run folder (no config.json in it): "
+                                f"train one with vae-tutorial train --out {folder}")
+    names = ("data", "validation", "pixels", "latent_dim", "hidden", "epochs", "batch_size", "lr", "seed")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return {name: config[name] for name in ("data", "validation", "pixels", "latent_dim", "hidden", "epochs", "batch_size", "lr", "seed")}
+        return {name: config[name] for name in names}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or incomplete ({error!r}): restore it, or train again in another folder") from error
 
 def _resumed(out, config, asked):
-    "The settings of the run in `out`, with more epochs if asked for. Raises `ValueError` when another option asked for differs."
+    """The settings of the run in `out`, with more epochs if asked for.
+
+    Raises `ValueError` when another option that was asked for differs."""
     saved = _read_config(out)
-    if changed := [f"--{name.replace('_', '-')} (was {saved[name]}, is {config[name]})" for name in sorted(asked - {"epochs"}) if saved[name] != config[name]]:
-        raise ValueError(f"--resume goes on with the settings in {out}; these differ: {', '.join(changed)}. Leave them out, or train into another folder.")
-    return {**saved, "epochs": max(saved["epochs"], config["epochs"] if "epochs" in asked else 0)}
+    epochs = config["epochs"] if "epochs" in asked else saved["epochs"]
+    changed = [f"--{name.replace('_', '-')} (was {saved[name]}, is {config[name]})"
+               for name in sorted(asked) if saved[name] != config[name] and not (name == "epochs" and epochs > saved["epochs"])]
+    if changed:
+        raise ValueError(f"--resume goes on with the settings in {out}, and only --epochs may grow; these differ: {', '.join(changed)}. "
+                         "Leave them out, or train into another folder.")
+    return {**saved, "epochs": epochs}
 
 def _device(name):
     if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try: return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} is not available here ({str(error).splitlines()[0]}): use cpu or auto") from error
+        raise ValueError(f"--device {name} is not available here: use cpu or auto") from error
 
 def _hidden(text):
     try: return [int(size) for size in text.split(",") if size.strip()]
     except ValueError as error: raise ValueError(f"--hidden {text!r} is not a list of whole numbers: write for example 128,64") from error
 
 # %% ../nbs/practice/30_command_line.ipynb #cell-09
+def _as_seen(config, test):
+    "Test images as the model of a run sees them, and their labels. Black-and-white pixels are the same for every run."
+    return (test.images if config["pixels"] == "grey" else binarize(test.images, seed=0)), test.labels
+
+def _evaluate(folder, config, vae, test):
+    "Score the test set, always with seed 0 so that runs are scored on the same images, and write evaluation.json."
+    result = evaluate(vae, test.images, config["pixels"], seed=0)
+    _write_text(folder / "evaluation.json", json.dumps(result._asdict(), indent=1) + "\n")
+    return result
+
 def _table(result):
     "Print an evaluation as a short table."
     table = Table(title=f"{result.num_images:,} images, {result.pixels} pixels", title_justify="left")
@@ -121,23 +142,28 @@ def _table(result):
     table.add_row("= reconstruction", f"{result.reconstruction:.2f}")
     table.add_row("- KL", f"{result.kl:.2f}")
     table.add_row("active latent units", f"{result.active_units} of {len(result.kl_per_dimension)}")
-    Console().print(table)
+    Console(force_jupyter=False).print(table)
 
-def _draw(folder, vae, history, result, test, binary_or_grey, seed):
+def _reconstruction_picture(vae, images):
+    return show_reconstructions(images, vae.reconstruct(images), title="Test images, each above its reconstruction")
+
+def _draw(folder, vae, history, result, images, labels):
     "Write the five pictures of a run and return their paths."
-    dims = tuple(sorted(torch.tensor(result.kl_per_dimension).topk(min(2, vae.latent_dim)).indices.tolist())) if vae.latent_dim > 1 else (0, 1)
-    with torch.no_grad(): means = vae.encode(binary_or_grey).mean
-    figures = (plot_losses(history)[0], show_reconstructions(binary_or_grey[:20], vae.reconstruct(binary_or_grey[:20]), title="Test images, each above its reconstruction"),
-               plot_latent_map(means, test.labels, dims), show_manifold(lambda z: vae.decode(z).mean, latent_dim=vae.latent_dim, dims=dims),
-               show_images(vae.sample(64, seed=seed), title="Samples from the prior"))
-    for name, axes in zip(PICTURES, figures): _save_picture(axes, folder / name)
+    largest = torch.tensor(result.kl_per_dimension).topk(min(2, vae.latent_dim)).indices.sort().values.tolist()
+    dims = tuple(largest) if len(largest) == 2 else (0, 1)
+    with torch.no_grad(): means = vae.encode(images).mean
+    drawings = (plot_losses(history)[0], _reconstruction_picture(vae, images[:20]), plot_latent_map(means, labels, dims),
+                show_manifold(lambda z: vae.decode(z).mean, latent_dim=vae.latent_dim, dims=dims),
+                show_images(vae.sample(64, seed=0), title="Samples from the prior"))
+    for name, axes in zip(PICTURES, drawings): _save_picture(axes, folder / name)
     return [folder / name for name in PICTURES]
 
 # %% ../nbs/practice/30_command_line.ipynb #cell-11
 DataOption = Annotated[str, typer.Option(help="Data set: mnist (bundled), fashion-mnist or kmnist (downloaded).")]
 DirectoryOption = Annotated[Path | None, typer.Option(help="Folder of the data sets; also the environment variable VAE_TUTORIAL_DATA.", show_default="user cache")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: a GPU if there is one.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 
+# %% ../nbs/practice/30_command_line.ipynb #cell-12
 @_command
 def train(
     context: typer.Context,
@@ -160,49 +186,48 @@ def train(
     config = {"data": data, "validation": validation, "pixels": pixels.value, "latent_dim": latent_dim, "hidden": _hidden(hidden),
               "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     resuming = _has_run(out, resume, overwrite)
-    if resuming: config = _resumed(out, config, {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"})
+    asked = {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"}
+    if resuming: config = _resumed(out, config, asked)
     check_settings(config["epochs"], config["batch_size"], config["lr"], config["pixels"])
     torch.manual_seed(config["seed"])
     vae = VAE(latent_dim=config["latent_dim"], hidden=tuple(config["hidden"])).to(_device(device))
     splits = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir)
-    if resuming: _write_text(out / "config.json", json.dumps(config, indent=1) + "\n")
-    else: _start_run(out, config)      # only now, when nothing is wrong with the options
-    typer.echo(f"{'resuming' if resuming else 'training'} on {len(splits.train.images):,} images, {config['pixels']} pixels; Ctrl-C stops, --resume goes on")
+    _start_run(out, config, keep=("checkpoint.safetensors", "metrics.jsonl") if resuming else ())      # nothing is wrong with the options
+    typer.echo(f"{'resuming' if resuming else 'training'} on {len(splits.train.images):,} images, {config['pixels']} pixels; "
+               "Ctrl-C stops, --resume goes on")
     try:
-        history = fit(vae, splits.train.images, validation=splits.validation.images if config["validation"] else None, epochs=config["epochs"],
-                      batch_size=config["batch_size"], learning_rate=config["lr"], pixels=config["pixels"], seed=config["seed"], folder=out, resume=resuming)
+        history = fit(vae, splits.train.images, splits.validation.images if config["validation"] else None, config["epochs"],
+                      config["batch_size"], config["lr"], config["pixels"], config["seed"], folder=out, resume=resuming)
     except KeyboardInterrupt:
         typer.echo(f"\nstopped. The last complete epoch is safe in {out / 'checkpoint.safetensors'}. "
                    f"Go on with: vae-tutorial train --out {out} --resume", err=True)
         raise typer.Exit(130)
     vae.cpu().save(out / "model.safetensors")
-    result = evaluate(vae, splits.test.images, config["pixels"], config["seed"])
-    _write_text(out / "evaluation.json", json.dumps(result._asdict(), indent=1) + "\n")
-    images = splits.test.images if config["pixels"] == "grey" else binarize(splits.test.images, config["seed"])
-    pictures = _draw(out, vae, history, result, splits.test, images, config["seed"])
+    result = _evaluate(out, config, vae, splits.test)
+    pictures = _draw(out, vae, history, result, *_as_seen(config, splits.test))
     _table(result)
     typer.echo("\n".join(["pictures:", *(f"  {path}" for path in pictures)]))
 
-# %% ../nbs/practice/30_command_line.ipynb #cell-13
+# %% ../nbs/practice/30_command_line.ipynb #cell-14
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by train.")]
+
+def _test_set(config, data_dir):
+    return load_mnist(config["data"], num_validation=config["validation"], directory=data_dir).test
 
 def _open_run(folder):
     "Settings and model of the run in `folder`."
     config = _read_config(folder)
     if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} holds no model yet: finish the training with vae-tutorial train --out {folder} --resume")
+        raise FileNotFoundError(f"{folder} holds no model yet: "
+                                f"finish the training with vae-tutorial train --out {folder} --resume")
     return config, VAE.load(folder / "model.safetensors")
-
-def _test_images(config, data_dir):
-    "The run's test set as its model sees it, and the labels."
-    test = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir).test
-    return (test.images if config["pixels"] == "grey" else binarize(test.images, config["seed"])), test.labels
 
 def _picture_path(folder, out, default):
     if out is None: return folder / default
     if out.exists(): raise FileExistsError(f"--out {out} exists already: choose another name")
     return out
 
+# %% ../nbs/practice/30_command_line.ipynb #cell-15
 @_command
 def evaluate_(
     run: RunArgument,
@@ -211,11 +236,9 @@ def evaluate_(
 ):
     "Score the whole test set, in nats per image, and write evaluation.json."
     config, vae = _open_run(run)
-    test = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir).test
-    result = evaluate(vae.to(_device(device)), test.images, config["pixels"], config["seed"])
-    _write_text(run / "evaluation.json", json.dumps(result._asdict(), indent=1) + "\n")
-    _table(result)
+    _table(_evaluate(run, config, vae.to(_device(device)), _test_set(config, data_dir)))
 
+# %% ../nbs/practice/30_command_line.ipynb #cell-16
 @_command
 def sample(
     run: RunArgument,
@@ -229,6 +252,7 @@ def sample(
     _save_picture(show_images(vae.sample(num, seed=seed), title="Samples from the prior"), path)
     typer.echo(path)
 
+# %% ../nbs/practice/30_command_line.ipynb #cell-17
 @_command
 def reconstruct(
     run: RunArgument,
@@ -240,14 +264,15 @@ def reconstruct(
     "Encode and decode test images; print where they lie in latent space."
     config, vae = _open_run(run)
     path = _picture_path(run, out, "reconstructions.png")
-    images, labels = _test_images(config, data_dir)
+    images, labels = _as_seen(config, _test_set(config, data_dir))
     if not 1 <= num <= len(images): raise ValueError(f"--num is {num}: it must be from 1 to {len(images)}, the number of test images")
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:num]
     with torch.no_grad(): posterior = vae.encode(images[chosen])
     for i, mean, deviation in zip(chosen.tolist(), posterior.mean, posterior.stddev):
-        typer.echo(f"test image {i:5}  label {labels[i]}  z = " + "  ".join(f"{m:6.2f} ± {d:.2f}" for m, d in zip(mean, deviation)))
-    _save_picture(show_reconstructions(images[chosen], vae.reconstruct(images[chosen]), title="Test images, each above its reconstruction"), path)
+        z = "  ".join(f"{m:6.2f} ± {d:.2f}" for m, d in zip(mean, deviation))
+        typer.echo(f"test image {i:5}  label {labels[i]}  z = {z}")
+    _save_picture(_reconstruction_picture(vae, images[chosen]), path)
     typer.echo(path)
 
-# %% ../nbs/practice/30_command_line.ipynb #cell-14
+# %% ../nbs/practice/30_command_line.ipynb #cell-18
 if __name__ == "__main__" and "get_ipython" not in globals(): app()

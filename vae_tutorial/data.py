@@ -18,6 +18,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 # %% ../nbs/build/05_data.ipynb #cell-07
 def data_directory(
@@ -93,33 +94,35 @@ def load_mnist(
 )->Splits: # `.train`, `.validation`, `.test`, each with `.images` and `.labels`
     """Load MNIST or a data set of the same shape, split into train, validation and test.
 
-    Raises `ValueError` for an unknown name or split size, `FileNotFoundError` when the files are neither there nor to be had,
-    `OSError` when they are damaged or the folder cannot be written."""
+    Raises `ValueError` for an unknown name or split size, `FileNotFoundError` when the files are neither there
+    nor to be had, `OSError` when they are damaged or the folder cannot be written."""
     if name not in _DATASETS: raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(_DATASETS)}")
     train, test = _read(name, data_directory(directory))
     if not 0 <= num_validation < len(train.images):
-        raise ValueError(f"num_validation is {num_validation}: it must be at least 0 and below {len(train.images)}, the number of training images")
+        raise ValueError(f"num_validation is {num_validation}: it must be at least 0 and below {len(train.images)}, "
+                         "the number of training images")
     order = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(seed))
     kept, held_out = order[num_validation:], order[:num_validation]
-    return Splits(LabelledImages(*(part[kept] for part in train)), LabelledImages(*(part[held_out] for part in train)), test)
+    def choose(index): return LabelledImages(train.images[index], train.labels[index])
+    return Splits(choose(kept), choose(held_out), test)
 
 # %% ../nbs/build/05_data.ipynb #cell-17
 def _read(name, directory):
-    "Both parts as torchvision reads them, with errors that say where it looked and what to do."
-    dataset, folder = _DATASETS[name], directory / _DATASETS[name].__name__ / "raw"
+    "Both parts, read by torchvision, with errors that say where it looked and what to do."
+    folder = directory / _DATASETS[name].__name__ / "raw"
     if name == "mnist": install_mnist(directory)
+    elif not all((folder / file).is_file() for file in _MNIST_SHA256): _download(_DATASETS[name], directory, folder)
     try:
-        parts = [dataset(directory, train=train) for train in (True, False)]
-    except RuntimeError:          # torchvision: "Dataset not found"
-        parts = [_download(dataset, directory, folder, train) for train in (True, False)]
-    except (ValueError, AssertionError, OSError) as error:
+        return [LabelledImages(read_image_file(str(folder / f"{part}-images-idx3-ubyte"))[:, None].float() / 255,
+                               read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))) for part in ("train", "t10k")]
+    except (ValueError, AssertionError, RuntimeError, IndexError, OSError) as error:
         raise OSError(f"the {name} files in {folder} cannot be read ({error}). Remove that folder to have them fetched again.") from error
-    return [LabelledImages(part.data[:, None].float() / 255, part.targets) for part in parts]
 
-def _download(dataset, directory, folder, train):
+def _download(dataset, directory, folder):
+    "Let torchvision download and check a data set. Raises `FileNotFoundError` with the folder and the remedy."
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".vae_tutorial.lock"): return dataset(directory, train=train, download=True)
+        with FileLock(directory / ".vae_tutorial.lock"): dataset(directory, download=True)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(f"{dataset.__name__} is not in {folder}, and downloading it failed: {error}. "
                                 f"Put its four -ubyte files there, or name the folder above {dataset.__name__}/ with "

@@ -61,7 +61,7 @@ class Decoder(nn.Module):
     )->Tensor: # Logits, shape (..., channels, height, width)
         return self.layers(z).unflatten(-1, self.image_shape)
 
-# %% ../nbs/build/06_networks.ipynb #cell-17
+# %% ../nbs/build/06_networks.ipynb #cell-18
 def check_sizes(**sizes):
     "Raise `ValueError` unless each named size, or each member of a tuple of sizes, is a positive whole number."
     for name, value in sizes.items():
@@ -69,24 +69,28 @@ def check_sizes(**sizes):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} is {value!r}: every size must be a whole number, 1 or more")
 
-# %% ../nbs/build/06_networks.ipynb #cell-30
+# %% ../nbs/build/06_networks.ipynb #cell-31
 def check_images(
     images:Tensor, # What the user passed
     image_shape:tuple[int, ...], # What the model expects, (channels, height, width)
     values:bool=True, # Look at the pixel values too (on a GPU this waits for the device)
 )->None:
-    "Raise `TypeError` or `ValueError`, with a remedy, unless `images` is a non-empty float batch of that shape with values in [0, 1]."
+    """Raise `TypeError` or `ValueError`, with a remedy, unless `images` is a non-empty float batch of that shape
+    with values in [0, 1]."""
     if not isinstance(images, Tensor):
         raise TypeError(f"images is a {type(images).__name__}: pass a torch.Tensor (torch.as_tensor converts arrays and lists)")
     if not images.is_floating_point():
         raise TypeError(f"images has dtype {images.dtype}: convert to floats in [0, 1] first, for example images.float() / 255")
     if images.shape[1:] != tuple(image_shape):
-        remedy = "add the missing channel dimension with images[:, None]" if images.shape[1:] == tuple(image_shape)[1:] and image_shape[0] == 1 else "reshape them, or build a model with that image_shape"
-        raise ValueError(f"images has shape {tuple(images.shape)}, but this model reads (batch, {', '.join(map(str, image_shape))}): {remedy}")
+        without_channel = image_shape[0] == 1 and images.shape[1:] == tuple(image_shape)[1:]
+        remedy = "add the missing channel dimension with images[:, None]" if without_channel else "reshape them, or build a model with that image_shape"
+        expected = f"(batch, {', '.join(map(str, image_shape))})"
+        raise ValueError(f"images has shape {tuple(images.shape)}, but this model reads {expected}: {remedy}")
     if len(images) == 0: raise ValueError("images is empty: it must hold at least one image")
     if not values: return
     low, high = (bound.item() for bound in torch.aminmax(images))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("images has values that are NaN or infinite: find them with images.isfinite() and remove them")
     if low < 0 or high > 1:
-        raise ValueError(f"images has values from {low:g} to {high:g}, outside [0, 1]: divide pixels from 0 to 255 by 255, and do not subtract a mean")
+        raise ValueError(f"images has values from {low:g} to {high:g}, outside [0, 1]: "
+                         "divide pixels from 0 to 255 by 255, and do not subtract a mean")

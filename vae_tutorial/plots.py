@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-06
-DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
+DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#b9ac70", "#832db6", "#a96b59", "#92dadd", "#94a4a2", "#717581", "#e76300"]
 TERM_COLORS = {"elbo": "#3f90da", "reconstruction": "#bd1f01", "kl": "#e69500"}
 
 def use_style():
@@ -123,7 +123,8 @@ def plot_latent_map(
         axes.text(*_stronghold(points, labels, digit), str(digit), fontsize=13, fontweight="bold", ha="center", va="center",
                   bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": DIGIT_COLORS[digit % 10], "linewidth": 1.5})
     axes.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel="chance" if means.shape[1] == 1 else f"$z_{{{dims[1] + 1}}}$", aspect="equal")
-    axes.legend(markerscale=4, fontsize=9, handletextpad=0.1, loc="center left", bbox_to_anchor=(1, 0.5))
+    legend = axes.legend(markerscale=4, fontsize=9, handletextpad=0.1, loc="center left", bbox_to_anchor=(1, 0.5))
+    for handle in legend.legend_handles: handle.set_alpha(1)
     return axes
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-25

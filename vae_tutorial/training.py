@@ -33,15 +33,20 @@ def _load_checkpoint(path, model, optimizer, settings):
     tensors, metadata = read_safetensors(path)
     try: saved = json.loads(metadata["training"])
     except (KeyError, ValueError) as error: raise ValueError(f"{path} is not a training checkpoint") from error
-    changed = [f"{name} was {saved['settings'].get(name)}, is {value}" for name, value in settings.items() if saved["settings"].get(name) != value]
-    if changed: raise ValueError(f"cannot resume from {path} with other settings: {'; '.join(changed)}. Use the old ones, or start in another folder.")
+    changed = [f"{name} was {saved['settings'].get(name)}, is {value}"
+               for name, value in settings.items() if saved["settings"].get(name) != value]
+    if changed:
+        raise ValueError(f"cannot resume from {path} with other settings: {'; '.join(changed)}. "
+                         "Use the old ones, or start in another folder.")
     state = {}
     for name, tensor in tensors.items():
         if name.startswith("adam."):
             _, i, key = name.split(".", 2)
             state.setdefault(int(i), {})[key] = tensor
-    try: model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    except RuntimeError as error: raise ValueError(f"{path} holds a model of another architecture: build the same one, or start in another folder") from error
+    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    try: model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds a model of another architecture: build the same one, or start in another folder") from error
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     if next(model.parameters()).is_cuda and "random.cuda" in tensors: torch.cuda.set_rng_state(tensors["random.cuda"])
@@ -74,6 +79,12 @@ def _mean_terms(model, images, batch_size=1000):
     return [torch.cat(term).mean().item() for term in zip(*parts)]
 
 # %% ../nbs/build/08_training.ipynb #cell-12
+def _log_line(record, epochs, steps):
+    "A record of the history as a line of text, aligned with the other lines of the run."
+    when = f"step {record['step']:{len(str(steps))}}/{steps}" if record["split"] == "train" else record["split"]
+    terms = f"ELBO {record['elbo']:.2f} = reconstruction {record['reconstruction']:.2f} - KL {record['kl']:.2f}"
+    return f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}  {when:{6 + 2 * len(str(steps))}}  {terms}"
+
 def _print_line(line):
     "Print above the progress bar, and at once even when the output is a file."
     tqdm.write(line)
@@ -113,7 +124,7 @@ def fit(
     check_settings(epochs, batch_size, learning_rate, pixels)
     check_sizes(log_every=log_every)
     check_images(images, model.image_shape)
-    settings = {"num_images": len(images), "sum_of_pixels": images.double().sum().item(), "batch_size": batch_size,
+    settings = {"num_images": len(images), "sum_of_pixels": (255 * images).round().int().sum().item(), "batch_size": batch_size,
                 "learning_rate": learning_rate, "pixels": pixels, "seed": seed, "log_every": log_every}
     like = next(model.parameters())
     images = images.to(like)
@@ -132,17 +143,18 @@ def fit(
             metrics = (Path(folder) / "metrics.jsonl").open("w", encoding="utf-8")
             metrics.writelines(json.dumps(record) + "\n" for record in history)
 
+        steps = math.ceil(len(images) / batch_size)
+
         def report(epoch, step, split, values):
             record = {"epoch": epoch, "step": step, "split": split, **dict(zip(ElboTerms._fields, values))}
             if not all(map(math.isfinite, values)):
+                where = f"; the last good state is in {checkpoint}" if checkpoint else ""
                 raise FloatingPointError(f"the {split} loss is no longer finite at epoch {epoch}, step {step}: {record}. "
-                                         "A lower learning_rate is the usual cure" + (f"; the last good state is in {checkpoint}" if checkpoint else ""))
+                                         f"A lower learning_rate is the usual cure{where}")
             history.append(record)
             if folder is not None: print(json.dumps(record), file=metrics, flush=True)
-            if log: log(f"epoch {epoch:{len(str(epochs))}}/{epochs}  {f'step {step:{len(str(steps))}}/{steps}' if split == 'train' else split:<{6 + 2 * len(str(steps))}}"
-                        f"  ELBO {record['elbo']:.2f} = reconstruction {record['reconstruction']:.2f} - KL {record['kl']:.2f}")
+            if log: log(_log_line(record, epochs, steps))
 
-        steps = math.ceil(len(images) / batch_size)
         done = history[-1]["epoch"] if history else 0
         model.train()
         try:

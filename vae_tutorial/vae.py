@@ -52,25 +52,31 @@ def write_safetensors(
 def read_safetensors(
     path:str|Path, # File to read
 )->tuple[dict[str, Tensor], dict[str, str]]: # Tensors by name, and the header's text
-    "Read a safetensors file. Raises `FileNotFoundError`, or `ValueError` for a pickle or a damaged file; nothing is ever unpickled."
+    """Read a safetensors file; nothing is ever unpickled.
+
+    Raises `FileNotFoundError`, or `ValueError` for a pickle or a damaged file."""
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
-    with path.open("rb") as stream: start = stream.read(4)
-    if start.startswith((b"PK\x03\x04", b"\x80")):
+    with path.open("rb") as stream: start = stream.read(9)
+    if start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):      # a safetensors header is JSON after eight bytes
         raise ValueError(f"{path} is a pickle (torch.save): it could run any code, so it is not opened. "
-                         "If you trust it, load it yourself with torch.load(..., weights_only=True) and save it again with save_weights.")
+                         "If you trust it, load it yourself with torch.load(..., weights_only=True) "
+                         "and save it again with save_weights.")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}): it may be cut short. Save it again, or take an earlier copy.") from error
+        raise ValueError(f"{path} is not a complete safetensors file ({error}): it may be cut short. "
+                         "Save it again, or take an earlier copy.") from error
 
 # %% ../nbs/build/07_vae.ipynb #cell-09
 def load_weights(
     module:nn.Module, # Module to fill, of the architecture that was saved
     path:str|Path, # File written by `save_weights`
 )->nn.Module: # The same module
-    "Fill the module with saved weights. Raises `ValueError` when the file is damaged or of another architecture; then the module is unchanged."
+    """Fill the module with saved weights.
+
+    Raises `ValueError` when the file is damaged or of another architecture; then the module is unchanged."""
     tensors, _ = read_safetensors(path)
     _check_fit(module, tensors, path)
     module.load_state_dict(tensors)
@@ -79,9 +85,9 @@ def load_weights(
 def _check_fit(module, tensors, path):
     "Raise `ValueError` unless the named tensors have the names and shapes of the module's own."
     expected = module.state_dict()
-    misfits = [f"{name}: file {tuple(tensors[name].shape) if name in tensors else 'lacks it'}, model {tuple(expected[name].shape) if name in expected else 'lacks it'}"
-               for name in sorted(expected.keys() | tensors.keys())
-               if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape]
+    def shape(tensors, name): return tuple(tensors[name].shape) if name in tensors else "lacks it"
+    misfits = [f"{name}: file {shape(tensors, name)}, model {shape(expected, name)}"
+               for name in sorted(expected.keys() | tensors.keys()) if shape(tensors, name) != shape(expected, name)]
     if misfits:
         raise ValueError(f"{path} holds weights of another architecture; {len(misfits)} do not fit, for example {misfits[0]}. "
                          "Build the model with the sizes it was saved with; VAE.load does so by itself.")
@@ -120,7 +126,8 @@ class VAE(nn.Module):
     )->Distribution: # p(x|z), batch shape (...), event shape (channels, height, width)
         "Likelihood; `.mean` is the picture to look at, `.log_prob(x)` the score of an image in nats. Raises `ValueError` for a wrong shape."
         if z.shape[-1:] != (self.latent_dim,):
-            raise ValueError(f"z has shape {tuple(z.shape)}, but this model decodes (..., {self.latent_dim}): the last dimension must be latent_dim")
+            raise ValueError(f"z has shape {tuple(z.shape)}, but this model decodes (..., {self.latent_dim}): "
+                             "the last dimension must be latent_dim")
         return bernoulli(self.decoder(z), event_dims=len(self.image_shape))
 
     def elbo(
