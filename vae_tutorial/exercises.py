@@ -210,3 +210,15 @@ _EXERCISES["posterior_gap.2"] = _Exercise("both", "The true posterior is Gaussia
 _EXERCISES["posterior_gap.3"] = _Exercise(lambda j, m: (j - m).exp(), "p(x, z) / p(x), in logarithms.", "Dividing is subtracting logarithms.",
     [(lambda j, m: j - m, "That is the *log* density."), (lambda j, m: (j + m).exp(), "Dividing subtracts logarithms."), (lambda j, m: j.exp(), "That is the joint: divide by the marginal."), (lambda j, m: j / m, "Logarithms are subtracted, not divided.")],
     lambda: [(torch.randn(7, dtype=torch.float64), torch.randn((), dtype=torch.float64)) for _ in range(2)])
+
+# %% ../nbs/practice/32_exercises.ipynb #cell-19
+def _log_c(p): return ((2 * p - 1) / (p.log() - (1 - p).log())).log()
+def _score(x, p): return x * p.log() + (1 - x) * (1 - p).log()
+
+_EXERCISES["likelihoods.1"] = _Exercise(1000 / (784 * math.log(2)) + 8, "Nats to bits, per pixel, plus 8 bits for bins of width 1/256.", "Divide by 784 and by log 2; then think of the width of a bin.",
+    [(1000 / (784 * math.log(2)), "The width of the bins is missing: plus log2 256."), (1000 / 784 + 8, "Still in nats: divide by log 2."), (-1000 / (784 * math.log(2)) + 8, "The sign: a low density costs *more* bits."), (1000 / math.log(2) + 8, "Per dimension: divide by 784.")])
+_EXERCISES["likelihoods.2"] = _Exercise(0.2, "The root of the mean squared error.", "Its variance is the mean squared error.",
+    [(0.04, "That is the variance."), (0.02, "No half: the best variance is the mean squared error itself."), (1., "That is the width that a plain squared error assumes.")])
+_EXERCISES["likelihoods.3"] = _Exercise(lambda x, p: _score(x, p) - _log_c(p), "The cross-entropy score, divided by its integral.", "Subtract the logarithm of the integral c(p).",
+    [(_score, "That is the score without its normalizer."), (lambda x, p: _score(x, p) + _log_c(p), "The normalizer has the wrong sign: dividing by c subtracts log c."), (lambda x, p: (_score(x, p) - _log_c(p)).exp(), "That is the density; asked is its logarithm."), (lambda x, p: _score(x, p) - _log_c(p).exp(), "Subtract the *logarithm* of the integral.")],
+    lambda: [(torch.rand(6, dtype=torch.float64), 0.1 + 0.3 * torch.rand(6, dtype=torch.float64)) for _ in range(2)])
