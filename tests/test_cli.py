@@ -148,7 +148,8 @@ def test_runs_that_are_none(finished, tmp_path):
 def test_ctrl_c_then_resume_gives_the_same_model(tmp_path):
     arguments = ["--hidden", "16", "--epochs", "3"]
     assert run("train", "--out", tmp_path / "straight", *arguments).returncode == 0
-    process = subprocess.Popen([COMMAND, "train", "--out", tmp_path / "stopped", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # a shell's background jobs ignore Ctrl-C, and so would their children
+    process = subprocess.Popen([COMMAND, "train", "--out", tmp_path / "stopped", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     for line in process.stdout:
         if line.startswith("epoch 2/3  step 200"): break
     process.send_signal(signal.SIGINT)

@@ -44,13 +44,13 @@ def run(path, skip_flags=None):
 
 
 def complaints(notebook):
-    "Outputs that do not belong into a stored notebook: warnings, progress-bar residue, paths of this machine."
+    "Outputs that do not belong into a stored notebook: warnings, progress-bar residue, colour codes, paths of this machine."
     found = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
             if output.output_type == "stream" and output.name == "stderr": found.append(f"{cell.id}: stderr: {text[:200]}")
-            if "\r" in text or "Warning" in text: found.append(f"{cell.id}: residue or warning: {text[:200]}")
+            if "\r" in text or "\x1b[" in text or "Warning" in text: found.append(f"{cell.id}: residue or warning: {text[:200]}")
             if re.search(r"(?<![\w.])/(root|tmp|home|work|Users)/", text): found.append(f"{cell.id}: path of this machine: {text[:200]}")
     return found
 
