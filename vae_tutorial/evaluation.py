@@ -77,6 +77,7 @@ class LogLikelihood:
     pixels:str # "binary", or "grey": then it is no log likelihood, only a score
     num_samples:int|None=None # Importance samples per image
     effective_sample_size:Tensor|None=None # How many of them count, shape (n,)
+    unit:str="nats per image, higher is better" # Of values and errors
 
     @property
     def mean(self)->float: # Nats per image
