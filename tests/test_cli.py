@@ -110,6 +110,16 @@ def test_overwrite_replaces_the_run_and_nothing_else(finished, tmp_path):
     assert (out / "diary.txt").read_text() == "mine" and json.loads((out / "config.json").read_text())["seed"] == 5
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:3000])], ids=["missing", "cut"])
+def test_resume_without_a_good_checkpoint_keeps_the_finished_model(damage, finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    damage(out / "checkpoint.safetensors")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    for more in ((), ("--epochs", 2)): refused("train", "--out", out, "--resume", *more, match="cannot resume")
+    assert before == {path: path.read_bytes() for path in out.iterdir()}
+
+
 def test_resume_with_more_epochs_drops_the_old_model_first(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)

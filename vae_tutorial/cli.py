@@ -22,7 +22,7 @@ from .data import binarize, load_mnist
 from .evaluation import evaluate
 from .plots import plot_latent_map, plot_losses, show_images, show_manifold, show_reconstructions, use_style
 from .training import check_settings, fit
-from .vae import VAE
+from .vae import VAE, read_safetensors
 
 # %% ../nbs/practice/30_command_line.ipynb #cell-06
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -101,7 +101,7 @@ def _read_config(folder):
 def _resumed(out, config, asked):
     """The settings of the run in `out`, with more epochs if asked for.
 
-    Raises `ValueError` when another option that was asked for differs."""
+    Raises `ValueError` when another option that was asked for differs, or the checkpoint is missing or damaged."""
     saved = _read_config(out)
     epochs = config["epochs"] if "epochs" in asked else saved["epochs"]
     changed = [f"--{name.replace('_', '-')} (was {saved[name]}, is {config[name]})"
@@ -109,6 +109,11 @@ def _resumed(out, config, asked):
     if changed:
         raise ValueError(f"--resume goes on with the settings in {out}, and only --epochs may grow; these differ: {', '.join(changed)}. "
                          "Leave them out, or train into another folder.")
+    if any((out / name).exists() for name in ("checkpoint.safetensors", "model.safetensors")):
+        try: read_safetensors(out / "checkpoint.safetensors")      # before anything in the folder changes
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot resume the run in {out} ({error}). Nothing was changed. "
+                             "Train into another folder, or replace the run with --overwrite.") from error
     return {**saved, "epochs": epochs}
 
 def _device(name):
