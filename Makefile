@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab results clean
+.PHONY: run test lab docs docs-serve results clean
 run: .venv/run
 	$(BIN)/vae-tutorial train --out runs/mnist --resume
 
@@ -13,6 +13,12 @@ test: .venv/dev
 
 lab: .venv/dev
 	cd nbs && ../$(BIN)/jupyter lab --ip=127.0.0.1 --allow-root --LabApp.default_url=/lab/tree/index.ipynb
+
+docs: .venv/dev
+	$(BIN)/python tools/docs.py
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs 8000
 
 results: .venv/dev
 	$(BIN)/nbdev_test --path nbs/practice/31_results.ipynb --flags slow

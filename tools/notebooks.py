@@ -55,24 +55,36 @@ def complaints(notebook):
     return found
 
 
-def shrink_pictures(notebook):
-    "Store PNG outputs with 128 colours, or 16 shades from black to white where there is no colour: a third of the size."
+def shrink_png(data):
+    "A PNG in base64 with 128 colours, or 16 shades from black to white where there is no colour: a third of the size."
+    picture, small = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"), io.BytesIO()
+    is_opaque = picture.getextrema()[3][0] == 255
+    if not is_opaque: picture = picture.quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    elif ImageStat.Stat(picture.convert("RGB").convert("HSV")).extrema[1][1] == 0: picture = picture.convert("L").point(lambda shade: round(shade / 17) * 17)
+    else: picture = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture.save(small, "png", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
+
+
+def tidy_outputs(notebook):
+    "Make pictures small, also those inside of SVG and HTML, and drop views of widgets, which nothing can show once the kernel is gone."
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if "image/png" not in output.get("data", {}): continue
-            picture, small = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB"), io.BytesIO()
-            is_grey = ImageStat.Stat(picture.convert("HSV")).extrema[1][1] == 0
-            if is_grey: picture = picture.convert("L").point(lambda shade: round(shade / 17) * 17)
-            else: picture = picture.quantize(128, dither=Image.Dither.NONE)
-            picture.save(small, "png", optimize=True)
-            output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
+            data = output.get("data", {})
+            data.pop("application/vnd.jupyter.widget-view+json", None)
+            if "image/png" in data: data["image/png"] = shrink_png(data["image/png"])
+            for kind in {"image/svg+xml", "text/html"} & data.keys():
+                data[kind] = re.sub(r"(data:image/png;base64,\s*)([^\"]+)", lambda match: match[1] + shrink_png(match[2]), data[kind])
+            if "image/svg+xml" in data:
+                svg = re.sub(r"\s*(<metadata>.*?</metadata>|<!--.*?-->)|(?<=>)\s+(?=<)", "", data["image/svg+xml"], flags=re.S)
+                data["image/svg+xml"] = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)      # hundredths of a point are enough
 
 
 def refresh(paths):
     for path in paths:
         notebook = run(path)
         if found := complaints(notebook): sys.exit(f"{path}:\n" + "\n".join(found))
-        shrink_pictures(notebook)
+        tidy_outputs(notebook)
         nbformat.write(notebook, path)
         print("refreshed", path.relative_to(ROOT), f"{path.stat().st_size / 1000:.0f} kB", flush=True)
     nbdev_clean()
@@ -83,6 +95,7 @@ def readme():
     notebook = nbformat.read(NBS / "index.ipynb", as_version=4)
     for cell in notebook.cells:
         if is_skipped(cell, ["echo: false"]): cell.source = ""
+        cell.outputs = [output for output in cell.get("outputs", []) if "live-figure" not in output.get("data", {}).get("text/html", "")]
     notebook.cells = [cell for cell in notebook.cells if cell.source or cell.outputs]
     notebook.metadata["language_info"] = {"name": "python"}
     body, _ = MarkdownExporter().from_notebook_node(notebook)

@@ -91,7 +91,7 @@ def _read_config(folder):
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder (no config.json in it): "
                                 f"train one with vae-tutorial train --out {folder}")
-    names = ("data", "validation", "pixels", "latent_dim", "hidden", "epochs", "batch_size", "lr", "seed")
+    names = ("data", "validation", "pixels", "latent_dim", "hidden", "epochs", "batch_size", "lr", "beta", "seed")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         return {name: config[name] for name in names}
@@ -180,6 +180,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 0.001,
+    beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Decides weights, order, pixels and latent samples.")] = 0,
     validation: Annotated[int, typer.Option(help="Training images to hold out and report on; 0 trains on all, like the post.")] = 0,
     device: DeviceOption = "auto",
@@ -189,11 +190,11 @@ def train(
 ):
     "Train a VAE, evaluate it on the test set, and leave weights, metrics and pictures in a folder."
     config = {"data": data, "validation": validation, "pixels": pixels.value, "latent_dim": latent_dim, "hidden": _hidden(hidden),
-              "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+              "epochs": epochs, "batch_size": batch_size, "lr": lr, "beta": beta, "seed": seed}
     resuming = _has_run(out, resume, overwrite)
     asked = {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"}
     if resuming: config = _resumed(out, config, asked)
-    check_settings(config["epochs"], config["batch_size"], config["lr"], config["pixels"])
+    check_settings(config["epochs"], config["batch_size"], config["lr"], config["pixels"], config["beta"])
     torch.manual_seed(config["seed"])
     vae = VAE(latent_dim=config["latent_dim"], hidden=tuple(config["hidden"])).to(_device(device))
     splits = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir)
@@ -202,7 +203,7 @@ def train(
                "Ctrl-C stops, --resume goes on")
     try:
         history = fit(vae, splits.train.images, splits.validation.images if config["validation"] else None, config["epochs"],
-                      config["batch_size"], config["lr"], config["pixels"], config["seed"], folder=out, resume=resuming)
+                      config["batch_size"], config["lr"], config["pixels"], config["beta"], config["seed"], folder=out, resume=resuming)
     except KeyboardInterrupt:
         typer.echo(f"\nstopped. The last complete epoch is safe in {out / 'checkpoint.safetensors'}. "
                    f"Go on with: vae-tutorial train --out {out} --resume", err=True)

@@ -8,6 +8,7 @@ __all__ = ['Verdict', 'check']
 # %% ../nbs/practice/32_exercises.ipynb #cell-03
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 import torch
@@ -52,9 +53,10 @@ def check(
     if answer is None: return Verdict(False, f"No answer given. Hint: {exercise.hint}")
     if exercise.inputs is None: return _judge(exercise, [answer], lambda known: [known])
     if not callable(answer): return Verdict(False, f"This exercise wants a function, not a {type(answer).__name__}. Hint: {exercise.hint}")
-    torch.manual_seed(0)
-    inputs = exercise.inputs()
-    try: answers = [answer(*arguments) for arguments in inputs]
+    with torch.random.fork_rng(devices=[]):      # the reader's random numbers are left alone
+        torch.manual_seed(0)
+        inputs = exercise.inputs()
+    try: answers = [answer(*deepcopy(arguments)) for arguments in inputs]      # it may change them in place
     except Exception as error:
         shapes = ", ".join(str(tuple(a.shape)) if isinstance(a, torch.Tensor) else repr(a) for a in inputs[0])
         return Verdict(False, f"Your function raised {type(error).__name__} for arguments like ({shapes}): {error}")
@@ -67,6 +69,7 @@ def _judge(exercise, answers, outputs):
         if _all_same(answers, right): return Verdict(True, exercise.because)
         for wrong, reason in exercise.wrong:
             if _all_same(answers, outputs(wrong)): return Verdict(False, f"{reason} Hint: {exercise.hint}")
+        if isinstance(answers[0], str) and isinstance(right[0], str): return Verdict(False, f"Hint: {exercise.hint}")
         given, wanted = (tuple(torch.as_tensor(value).shape) for value in (answers[0], right[0]))
         if given != wanted: return Verdict(False, f"The answer has shape {given}, it should have {wanted}. Hint: {exercise.hint}")
     except (TypeError, ValueError, RuntimeError):
@@ -106,7 +109,7 @@ def _line_gap(w=1.5, s=0.5, x=2.):
     variance, mean = s**2 / (w**2 + s**2), w * x / (w**2 + s**2)
     return 0.5 * (1 / variance + mean**2 / variance - 1 + math.log(variance))
 
-_EXERCISES["elbo.1"] = _Exercise(_line_gap(), "The gap is KL(prior ‖ posterior): for a q that never looks at x, more than 8 nats.", "The gap is KL(q ‖ true posterior), with q = N(0, 1). Use the general formula for two Gaussians.",
+_EXERCISES["elbo.1"] = _Exercise(_line_gap(), "The gap is KL(prior ‖ posterior): for a q that never looks at x, more than 10 nats.", "The gap is KL(q ‖ true posterior), with q = N(0, 1). Use the general formula for two Gaussians.",
     [(0., "The KL to the *prior* is zero. The gap is the KL to the *posterior*."), (_kl(torch.tensor([1.2], dtype=torch.float64), torch.tensor([0.1], dtype=torch.float64).log()).item(), "That is KL(posterior ‖ prior): the order matters."),
      (2 * _line_gap(), "You forgot the ½."), (-_line_gap(), "The sign: the gap is never negative.")])
 _EXERCISES["elbo.2"] = _Exercise(_kl, "Summed over dimensions, one value per example, in nats.", "½ Σ (σ² + μ² - 1 - log σ²), summed over the last dimension only.",
@@ -145,9 +148,9 @@ _EXERCISES["data.3"] = _Exercise(250, "0.05 × 5,000.", "Every image has the sam
 _EXERCISES["networks.1"] = _Exercise(218_644 + 36 * 64 + 36 + 18 * 64, "36 more outputs of the encoder with their biases, 18 more inputs of the decoder.", "Only the encoder's last and the decoder's first layer change; the encoder has two outputs per latent dimension.",
     [(218_644 + 18 * 64 + 18 + 18 * 64, "The encoder has *two* outputs per latent dimension."), (218_644 + 36 * 64 + 18 * 64, "You forgot the biases of the new outputs."), (218_644, "Those are the parameters with 2 latent dimensions."), (218_644 + 36 * 64 + 36, "The decoder's first layer grows too.")])
 _EXERCISES["networks.2"] = _Exercise(138, "785 w weights and biases in, 4 w + 4 out: 789 w + 4 = 108,996.", "Write the number of parameters of 784-w-4 as a formula in w, biases included, and solve.",
-    [(139, "Close: do not forget the biases."), (192, "128 + 64 units in one layer would have many more parameters than the two had."), (64, "That has half the parameters.")])
+    [(139, "Close: the output layer has weights and biases too, 4 w + 4."), (192, "128 + 64 units in one layer would have many more parameters than the two had."), (64, "That has less than half the parameters.")])
 _EXERCISES["networks.3"] = _Exercise(lambda x: x.reshape(x.shape[0], -1), "Every row is one image, whatever the batch size.", "Keep the first dimension, merge the others.",
-    [(lambda x: x.reshape(-1), "You merged the images of the batch into one."), (lambda x: x.reshape(-1, x.shape[0]), "Each *column* has the length of the batch, and rows mix images."), (lambda x: x.reshape(x.shape[0], -1).T, "Transposed: images are rows."), (lambda x: x[:1].reshape(1, -1), "Only the first image is left.")],
+    [(lambda x: x.reshape(-1), "You merged the images of the batch into one."), (lambda x: x.reshape(-1, x.shape[0]), "The batch size stands in the wrong place: each row is as long as the batch, not as an image."), (lambda x: x.reshape(x.shape[0], -1).T, "Transposed: images are rows."), (lambda x: x[:1].reshape(1, -1), "Only the first image is left.")],
     lambda: [(torch.rand(n, 1, 4, 4, dtype=torch.float64),) for n in (2, 5, 7)])
 
 # %% ../nbs/practice/32_exercises.ipynb #cell-13
@@ -201,6 +204,35 @@ _EXERCISES["command_line.2"] = _Exercise(469, "60,000 images in batches of 128; 
     [(468, "The last, smaller batch is a step too."), (468.75, "A step is a whole batch: round up."), (4690, "That is ten epochs."), (430, "That is with 5,000 images held out.")])
 _EXERCISES["command_line.3"] = _Exercise("--resume", "It goes on from the last complete epoch.", "Ctrl-C prints it.",
     [("--overwrite", "That would start anew."), ("--out", "The folder alone is refused, because it is not empty."), ("--seed", "The seed stays what it was.")])
+
+# %% ../nbs/practice/32_exercises.ipynb #results-exercises
+_EXERCISES["results.1"] = _Exercise(lambda a, b: (a.var() / len(a) + b.var() / len(b)).sqrt(), "The variances of the two means add, and each is the variance over seeds divided by their number.",
+    "Variance of each mean: the variance over its seeds, divided by their number. Add the two, then take the root.",
+    [(lambda a, b: (a.var() + b.var()).sqrt(), "That is how far two *single* seeds differ: divide each variance by its number of seeds."), (lambda a, b: a.std() / len(a)**0.5 + b.std() / len(b)**0.5, "Standard errors do not add; their squares do."),
+     (lambda a, b: (a.var(correction=0) / len(a) + b.var(correction=0) / len(b)).sqrt(), "With so few seeds the n - 1 matters: the mean was taken from the same scores."), (lambda a, b: a.var() / len(a) + b.var() / len(b), "That is its square: take the root."),
+     (lambda a, b: (a.var() / 3 + b.var() / 3).sqrt(), "Three is the number of seeds on this page: use `len`."), (lambda a, b: (a.var() / len(a) - b.var() / len(b)).abs().sqrt(), "The means are subtracted, their variances add."),
+     (lambda a, b: a.mean() - b.mean(), "That is the difference itself; asked is its standard error."), (lambda a, b: torch.cat([a, b]).std() / (len(a) + len(b))**0.5, "Do not mix the two models: the difference of their means would count as scatter.")],
+    lambda: [(torch.randn(n, dtype=torch.float64) - 150, 2 * torch.randn(k, dtype=torch.float64) - 148) for n, k in ((3, 5), (6, 4))])
+_EXERCISES["results.2"] = _Exercise(8 * 0.5 * (0.25 - 1 - math.log(0.25)), "The decoder does not notice, and the KL of all eight falls to zero: that is why surplus dimensions switch themselves off.", "The reconstruction stays. What is the KL from N(0, 0.5²) to the prior, eight times?",
+    [(0., "The decoder ignores these dimensions, the KL does not."), (0.5 * (0.25 - 1 - math.log(0.25)), "That is one dimension: the KL is a sum over eight."), (20 * 0.5 * (0.25 - 1 - math.log(0.25)), "Twelve of the twenty dimensions stay as they are."),
+     (8 * (0.25 - 1 - math.log(0.25)), "You forgot the ½."), (8 * 0.5 * (0.5 - 1 - math.log(0.5)), "That uses σ where σ² belongs."), (8 * 0.5 * (4 - 1 - math.log(4)), "That is KL(prior ‖ posterior): the order matters."), (-8 * 0.5 * (0.25 - 1 - math.log(0.25)), "The sign: less KL is a gain.")])
+_EXERCISES["results.3"] = _Exercise("unknown", "The two scores are of different images, and only one of them is a log likelihood.", "What does each model score, and are those the same images?",
+    [("binary", "Its number is higher, but of other images: the grey model never scored those."), ("grey", "If the two numbers compared, the higher would win, and it is not this one. They do not compare."), ("equal", "Two nats are more than the seeds differ. That is not the point: the two score different images.")])
+
+# %% ../nbs/practice/32_exercises.ipynb #live-figures-exercises
+def _centre_of_mass(mass):
+    places = torch.arange(28, dtype=mass.dtype)
+    return torch.stack([(mass.sum(1) * places).sum(), (mass.sum(0) * places).sum()]) / mass.sum()
+
+_EXERCISES["live_figures.1"] = _Exercise(lambda r: (-0.5 * r**2).exp(), "The squared distance of two standard normals is exponential with mean 2.", "Integrate the density over all circles larger than r; in polar coordinates it is r exp(-r²/2).",
+    [(lambda r: 1 - (-0.5 * r**2).exp(), "That is the share *within* r."), (lambda r: (-r**2).exp(), "You forgot the ½ in the exponent."),
+     (lambda r: (-0.5 * r**2).exp() / (2 * math.pi), "That is the density at one point of the circle; integrate over all points outside."), (lambda r: torch.erfc(r / 2**0.5), "That is the answer in one dimension.")],
+    lambda: [(torch.tensor([0.3, 1., 2.5], dtype=torch.float64),)])
+_EXERCISES["live_figures.2"] = _Exercise(437_288, "Two bytes for each parameter.", "A byte has eight bits.",
+    [(218_644 * 4, "That is with 32 bits each."), (218_644 * 16, "Those are bits; a byte has eight."), (218_644, "That is one byte each, 8 bits.")])
+_EXERCISES["live_figures.3"] = _Exercise(_centre_of_mass, "Each place weighted by the mass there, divided by all mass.", "The mean row, weighted by the mass in each row; the same for columns.",
+    [(lambda m: _centre_of_mass(m).flip(0), "Row and column are swapped."), (lambda m: _centre_of_mass(m) + 0.5, "That measures from the corner of the first pixel, not its middle."), (lambda m: _centre_of_mass(m) * m.sum(), "Divide by the mass."), (lambda m: _centre_of_mass((m > 0.5).double()), "Weight by the mass itself, not by whether there is ink."), (lambda m: _centre_of_mass(m) + 1, "Count rows and columns from zero.")],
+    lambda: [(torch.rand(28, 28, dtype=torch.float64) * torch.linspace(0, k, 28)[:, None],) for k in (1., 3.)])
 
 # %% ../nbs/practice/32_exercises.ipynb #cell-18
 _EXERCISES["posterior_gap.1"] = _Exercise(3.5, "-121.0 + 124.5.", "Amortization: from the encoder's ELBO to the best Gaussian's.",

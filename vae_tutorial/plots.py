@@ -12,6 +12,7 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Normal
@@ -21,12 +22,15 @@ DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#b9ac70", "#832db6", "#a96b59"
 TERM_COLORS = {"elbo": "#3f90da", "reconstruction": "#bd1f01", "kl": "#e69500"}
 
 def use_style():
-    "Set the project's look for all matplotlib figures that follow."
+    "Set the project's look for all matplotlib figures that follow; in a notebook they are vector graphics."
     plt.rcParams.update({
         "figure.dpi": 96, "figure.constrained_layout.use": True, "figure.facecolor": "white", "savefig.dpi": 160,
         "font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": plt.cycler(color=DIGIT_COLORS), "legend.frameon": False, "image.cmap": "gray_r",
+        "axes.prop_cycle": plt.cycler(color=DIGIT_COLORS), "legend.frameon": False, "image.cmap": "gray_r", "svg.hashsalt": "vae_tutorial", "svg.fonttype": "none",
     })
+    if "inline" in plt.get_backend():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+        set_matplotlib_formats("svg", dpi=120, metadata={"Date": None})
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-09
 def _mosaic(images, columns):
@@ -56,8 +60,8 @@ def show_images(
         axes = plt.figure(figsize=(width, width * canvas.shape[0] / canvas.shape[1] + (0.3 if title else 0))).gca()
     cmap = plt.get_cmap("gray_r").copy()
     cmap.set_bad("#d8d8d8")
-    axes.imshow(canvas, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title)
+    axes.imshow(canvas, cmap=cmap, vmin=0, vmax=1, interpolation="none")
+    axes.set_title(title, fontsize=max(10, 1.75 * (width or 0)))      # wide pictures shrink most on a phone
     axes.axis("off")
     return axes
 
@@ -67,6 +71,7 @@ def show_reconstructions(
     reconstructions:Tensor, # Same shape
     columns:int=10, # Pairs per row
     title:str="", # Above the picture
+    axes:Axes|None=None, # Where to draw; None makes a figure
 )->Axes: # The picture
     "Draw each original above its reconstruction."
     if originals.shape != reconstructions.shape:
@@ -76,14 +81,16 @@ def show_reconstructions(
     for top, bottom in zip(originals.split(columns), reconstructions.split(columns)):
         blank = top.new_zeros(columns - len(top), *top.shape[1:])
         rows += [top, blank, bottom.to(top), blank]
-    return show_images(torch.cat(rows), columns, title)
+    return show_images(torch.cat(rows), columns, title, axes=axes)
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-14
 def plot_losses(
     history:list[dict], # As returned by `fit`
+    figure:Figure|None=None, # Where to draw; None makes a figure
 )->list[Axes]: # Three panels: ELBO, reconstruction, KL
     "Draw ELBO, reconstruction and KL against epochs, for training and validation."
-    _, panels = plt.subplots(1, 3, figsize=(7.5, 2.6))
+    figure = figure or plt.figure(figsize=(5, 5.4))
+    panels = figure.subplots(3, 1, sharex=True)
     steps = max(record["step"] for record in history)
     for axes, (term, color) in zip(panels, TERM_COLORS.items()):
         for split, style in (("train", {"linewidth": 1.5}), ("validation", {"linestyle": "none", "marker": "o", "markersize": 4, "markerfacecolor": "white"})):
@@ -91,10 +98,12 @@ def plot_losses(
             if records:
                 epochs = [record["epoch"] - 1 + record["step"] / steps for record in records]
                 axes.plot(epochs, [record[term] for record in records], color=color, label=split, **style)
-        axes.set(xlabel="epoch", title={"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}[term])
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.legend(fontsize=8, loc="lower right")
-    panels[0].set_ylabel("nats per image")
+        axes.set_ylabel({"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}[term])
+    panels[0].legend(fontsize=9, loc="lower right")
+    panels[0].set_title("nats per image")
+    panels[-1].set_xlabel("epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.align_ylabels()
     return list(panels)
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-17
@@ -118,7 +127,7 @@ def plot_latent_map(
     axes = axes or plt.figure(figsize=(5.2, 4.8)).gca()
     for digit in labels.unique().tolist():
         own = points[labels == digit]
-        axes.scatter(*own.T, s=4, alpha=0.6, color=DIGIT_COLORS[digit % 10], linewidths=0, label=str(digit))
+        axes.scatter(*own.T, s=4, alpha=0.6, color=DIGIT_COLORS[digit % 10], linewidths=0, label=str(digit), rasterized=True)
     for digit in labels.unique().tolist():
         axes.text(*_stronghold(points, labels, digit), str(digit), fontsize=13, fontweight="bold", ha="center", va="center",
                   bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": DIGIT_COLORS[digit % 10], "linewidth": 1.5})

@@ -53,7 +53,7 @@ def _load_checkpoint(path, model, optimizer, settings):
     return saved["history"]
 
 # %% ../nbs/build/08_training.ipynb #cell-11
-def _train_epoch(model, images, optimizer, batch_size, pixels, log_every):
+def _train_epoch(model, images, optimizer, batch_size, pixels, beta, log_every):
     "Train on every image once; yield the step and the mean terms since the last report, every `log_every` steps and at the end."
     order = torch.randperm(len(images)).to(images.device).split(batch_size)
     sums, count = torch.zeros(3, device=images.device), 0
@@ -62,7 +62,7 @@ def _train_epoch(model, images, optimizer, batch_size, pixels, log_every):
         if pixels == "binary": x = binarize(x)
         terms = elbo(model, x)
         optimizer.zero_grad()
-        (-terms.elbo.mean()).backward()
+        (-(terms.reconstruction - beta * terms.kl).mean()).backward()      # beta 1: the negative ELBO
         optimizer.step()
         sums += torch.stack([term.detach().sum() for term in terms])
         count += len(x)
@@ -95,12 +95,14 @@ def check_settings(
     batch_size:int, # Images per step
     learning_rate:float, # Of Adam
     pixels:str, # "binary" or "grey"
+    beta:float=1., # Weight of the KL
 )->None:
     "Raise `ValueError`, naming the setting, unless `fit` can train with these."
     check_sizes(epochs=epochs, batch_size=batch_size)
     if pixels not in ("binary", "grey"): raise ValueError(f"pixels is {pixels!r}: choose 'binary' or 'grey'")
     if not (isinstance(learning_rate, (int, float)) and 0 < learning_rate < math.inf):
         raise ValueError(f"learning_rate is {learning_rate!r}: it must be a positive number")
+    if not (isinstance(beta, (int, float)) and 0 <= beta < math.inf): raise ValueError(f"beta is {beta!r}: it must be a number, 0 or more")
 
 # %% ../nbs/build/08_training.ipynb #cell-13
 def fit(
@@ -111,21 +113,23 @@ def fit(
     batch_size:int=128, # Images per step; the last step of an epoch may have fewer
     learning_rate:float=1e-3, # Of Adam
     pixels:str="binary", # "binary": draw black or white afresh each time; "grey": as they are, like the blog post
+    beta:float=1., # Weight of the KL in the loss; 1 maximizes the ELBO, others make a beta-VAE (Higgins et al. 2017)
     seed:int=0, # Decides order, binarization and latent samples; torch's global random state is left alone
     folder:str|Path|None=None, # Where to keep checkpoint.safetensors and metrics.jsonl; None keeps nothing
     resume:bool=False, # Go on from the checkpoint in `folder`, if there is one
     log_every:int=100, # Steps between reports
     log:Callable[[str], None]|None=_print_line, # Receives a line per report; None for silence
+    callback:Callable[[dict], None]|None=None, # Receives the record of each report, to draw or to wait; what it raises ends the training
 )->list[dict]: # The history: one record per report, with epoch, step, split, and elbo, reconstruction, kl in nats per image
     """Maximize the ELBO by Adam (Kingma & Welling 2014, Algorithm 1).
 
     Raises `TypeError` or `ValueError` for bad images or settings, `OSError` when `folder` cannot be written,
     `FloatingPointError` when the loss stops being finite."""
-    check_settings(epochs, batch_size, learning_rate, pixels)
+    check_settings(epochs, batch_size, learning_rate, pixels, beta)
     check_sizes(log_every=log_every)
     check_images(images, model.image_shape)
     settings = {"num_images": len(images), "sum_of_pixels": (255 * images).round().int().sum().item(), "batch_size": batch_size,
-                "learning_rate": learning_rate, "pixels": pixels, "seed": seed, "log_every": log_every}
+                "learning_rate": learning_rate, "pixels": pixels, "beta": beta, "seed": seed, "log_every": log_every}
     like = next(model.parameters())
     images = images.to(like)
     if validation is not None:
@@ -154,13 +158,14 @@ def fit(
             history.append(record)
             if folder is not None: print(json.dumps(record), file=metrics, flush=True)
             if log: log(_log_line(record, epochs, steps))
+            if callback: callback(record)
 
         done = history[-1]["epoch"] if history else 0
         model.train()
         try:
             with tqdm(total=epochs * steps, initial=done * steps, unit="step", disable=None, leave=False) as bar:
                 for epoch in range(done + 1, epochs + 1):
-                    for step, values in _train_epoch(model, images, optimizer, batch_size, pixels, log_every):
+                    for step, values in _train_epoch(model, images, optimizer, batch_size, pixels, beta, log_every):
                         bar.update()
                         if values: report(epoch, step, "train", values)
                     if validation is not None:

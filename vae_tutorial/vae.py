@@ -8,6 +8,7 @@ __all__ = ['save_weights', 'write_safetensors', 'read_safetensors', 'load_weight
 # %% ../nbs/build/07_vae.ipynb #cell-03
 import json
 import os
+from importlib.resources import files
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
@@ -175,9 +176,10 @@ class VAE(nn.Module):
     @classmethod
     def load(
         cls,
-        path:str|Path, # File written by `save`
+        path:str|Path, # File written by `save`, or "mnist-2d", the model that comes with the package
     )->"VAE": # On the CPU, in evaluation mode
         "Rebuild a saved model. Raises `FileNotFoundError`, or `ValueError` when the file is no complete VAE of ours."
+        if str(path) == "mnist-2d": path = files("vae_tutorial") / "assets" / "mnist-2d.safetensors"
         tensors, metadata = read_safetensors(path)
         try:
             with torch.device("meta"): model = cls(**json.loads(metadata["vae"]))      # shapes only, no memory yet
