@@ -24,7 +24,7 @@ from .data import binarize
 from .distributions import kl_divergence
 from .networks import check_images
 from .plots import DIGIT_COLORS, TERM_COLORS, plot_losses, show_reconstructions
-from .training import check_settings, fit
+from .training import fit
 from .vae import VAE
 
 # %% ../nbs/practice/33_live_figures.ipynb #cell-06

@@ -98,8 +98,8 @@ function render({model, el}) {
     if (!alive()) return;
     const solution = await solve(x, alive);
     if (!solution) return;
-    const top = Math.max(...solution.fine.map(point => point.value)), heavy = solution.fine.filter(point => point.value > top - 5).map(point => point.z);
-    const edge = (i, sign) => Math.max(...heavy.map(z => sign * z[i]), sign * current.mean[i] + 2.3 * current.sd[i]);
+    const top = solution.fine.reduce((high, point) => Math.max(high, point.value), -Infinity), heavy = solution.fine.filter(point => point.value > top - 5).map(point => point.z);
+    const edge = (i, sign) => heavy.reduce((high, z) => Math.max(high, sign * z[i]), sign * current.mean[i] + 2.3 * current.sd[i]);
     const high = [edge(0, 1), edge(1, 1)], low = [-edge(0, -1), -edge(1, -1)], n = 41;
     zoom.window = {centre: [0, 1].map(i => (low[i] + high[i]) / 2), halfWidth: Math.max(0.3, 0.55 * Math.max(high[0] - low[0], high[1] - low[1]))};
     const {centre, halfWidth} = zoom.window, values = [];

@@ -95,21 +95,26 @@ async function inSlices(count, work, alive = () => true) {      // work(0) ... w
   return true;
 }
 
-function posteriorSolver(vae, halfWidth = 6, side = 81, parts = 6) {
+function posteriorSolver(vae, halfWidth = 6, side = 81) {
   const step = 2 * halfWidth / (side - 1), at = i => [(i % side) * step - halfWidth, Math.floor(i / side) * step - halfWidth], coarse = [];
   const ready = inSlices(side * side, i => coarse.push(vae.summary(at(i))));
-  // log p(x) and the true posterior: everywhere on a coarse grid, then `parts` x `parts` points in each cell that counts
+  // log p(x) and the true posterior: everywhere on a coarse grid, then parts x parts points in each cell that counts, until enough of them lie near the top
   return async (x, alive) => {
     await ready;
     const query = vae.query(x), density = coarse.map((summary, i) => vae.logLikelihood(summary, query) + logPrior(at(i)));
-    const top = density.reduce((a, b) => Math.max(a, b)), counts = density.map(value => value > top - 14);
-    const cells = counts.flatMap((_, i) => [0, 1, -1, side, -side].some(n => counts[i + n]) ? [i] : []), fine = [];
-    const inside = n => ((n + 0.5) / parts - 0.5) * step;
-    const done = await inSlices(cells.length * parts ** 2, k => {
-      const [u, v] = at(cells[Math.floor(k / parts ** 2)]), z = [u + inside(k % parts), v + inside(Math.floor(k / parts) % parts)];
-      fine.push({z, value: vae.logJoint(z, query)});
-    }, alive);
-    return done && {query, fine, logMarginal: logSumExp(fine.map(point => point.value)) + 2 * Math.log(step / parts)};
+    const top = Math.max(...density), counts = density.map(value => value > top - 14), around = [-side, 0, side].flatMap(n => [n - 1, n, n + 1]);
+    let cells = coarse.map((_, i) => i).filter(i => around.some(n => counts[i + n]));
+    for (let parts = 6; ; parts *= 2) {
+      const fine = [], inside = n => ((n + 0.5) / parts - 0.5) * step;
+      const done = await inSlices(cells.length * parts ** 2, k => {
+        const cell = cells[Math.floor(k / parts ** 2)], [u, v] = at(cell), z = [u + inside(k % parts), v + inside(Math.floor(k / parts) % parts)];
+        fine.push({cell, z, value: vae.logJoint(z, query)});
+      }, alive);
+      if (!done) return null;
+      const peak = fine.reduce((high, point) => Math.max(high, point.value), -Infinity), near = fine.filter(point => point.value > peak - 2).length;
+      if (near >= 40 || parts >= 48) return {query, fine, logMarginal: logSumExp(fine.map(point => point.value)) + 2 * Math.log(step / parts)};
+      cells = [...new Set(fine.filter(point => point.value > peak - 14).map(point => point.cell))];
+    }
   };
 }
 
