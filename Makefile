@@ -9,6 +9,7 @@ run: .venv/run
 	$(BIN)/vae-tutorial train --out runs/mnist --resume
 
 test: .venv/dev
+	tools/browser.sh $(BIN)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -p no:cacheprovider tests
 
 lab: .venv/dev
@@ -21,8 +22,8 @@ docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs 8000
 
 results: .venv/dev
-	$(BIN)/nbdev_test --path nbs/practice/31_results.ipynb --flags slow
-	$(BIN)/python tools/notebooks.py refresh nbs/practice/31_results.ipynb nbs/index.ipynb
+	$(BIN)/nbdev_test --path nbs --file_re '^(15|31|33)_' --flags slow --n_workers 1 --do_print
+	$(BIN)/python tools/notebooks.py refresh nbs/beyond/15*.ipynb nbs/practice/31*.ipynb nbs/practice/33*.ipynb nbs/index.ipynb
 
 clean:
 	rm -rf .venv build dist *.egg-info _proc _docs

@@ -44,6 +44,13 @@ def write_svg(cell, folder, stem):
             output.data = nbformat.from_dict({"text/html": f'<img class="img-fluid" loading="lazy" src="{name}" width="{width}" height="{height}" alt="{alt[1]}">'})
 
 
+def plain_code(cell):
+    "Undo the links that nbdev puts around names in the comments of a signature: a code block shows them as they are."
+    for output in cell.get("outputs", []):
+        if text := output.get("data", {}).get("text/markdown"):
+            output.data["text/markdown"] = re.sub(r"```.*?```", lambda block: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", block[0]), text, flags=re.S)
+
+
 def stage(folder, config):
     "Name the processed notebooks like their pages, and say on each where to get the notebook. Returns {page: notebook}."
     names = {path.relative_to(folder): page_of(path.relative_to(folder)) for path in sorted(folder.rglob("*.ipynb"))}
@@ -56,7 +63,10 @@ def stage(folder, config):
                 cell.source = cell.source.replace("](../CONTRIBUTING.md", f"]({config.git_url}/blob/{config.branch}/CONTRIBUTING.md").replace("](../LICENSE", f"]({config.git_url}/blob/{config.branch}/LICENSE")
             elif cell.cell_type == "raw":
                 cell.source = re.sub(r"(?m)^output-file:.*$", f"other-links:\n- {{text: Download notebook, icon: download, href: \"{config.doc_host}{config.doc_baseurl}/{old.as_posix()}\"}}", cell.source)
-            else: write_svg(cell, (folder / new).parent, new.stem)
+            elif '#| code-summary: "Solution' in cell.source: cell.outputs = []      # its answer would stand below the fold
+            else:
+                plain_code(cell)
+                write_svg(cell, (folder / new).parent, new.stem)
         (folder / old).unlink()
         nbformat.write(notebook, folder / new)
     settings = yaml.safe_load((folder / "_quarto.yml").read_text())

@@ -35,7 +35,7 @@ class DiagonalGaussian(Distribution):
     def variance(self): return self.log_variance.exp()
 
     def rsample(self, sample_shape=torch.Size()):
-        "Samples that gradients flow through (reparameterized): mean + standard deviation * noise, shape (*sample_shape, ..., latent_dim)."
+        "Samples that gradients flow through (reparameterized): mean plus standard deviation times noise, shape sample_shape + (..., latent_dim)."
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + (0.5 * self.log_variance).exp() * noise
 

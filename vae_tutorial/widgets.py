@@ -201,13 +201,13 @@ class TrainingPanel(_Picture):
     def _train(self):
         try:
             fit(self.vae, self.images, self.validation, self.epochs.value, beta=self.beta.value, log_every=self.log_every, log=None, callback=self._report)
-            self.status.value = f"finished after {self.epochs.value} epochs"
-        except _Stopped: self.status.value = f"stopped at epoch {self.history[-1]['epoch']}, step {self.history[-1]['step']}"
-        except Exception as error: self.status.value = f"{type(error).__name__}: {error}"
-        finally:
-            if self.history: self._draw()
-            self.buttons["pause"].description = "Pause"
-            self._enable(running=False)
+            ending = f"finished after {self.epochs.value} epochs"
+        except _Stopped: ending = f"stopped at epoch {self.history[-1]['epoch']}, step {self.history[-1]['step']}"
+        except Exception as error: ending = f"{type(error).__name__}: {error}"
+        if self.history: self._draw()
+        self.buttons["pause"].description = "Pause"
+        self._enable(running=False)
+        self.status.value = ending
 
     def _report(self, record):
         self.history.append(record)
