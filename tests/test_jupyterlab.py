@@ -11,6 +11,7 @@ import time
 import notebooks
 import pytest
 from jupyter_client import BlockingKernelClient
+from playwright.sync_api import TimeoutError
 
 
 
@@ -38,10 +39,13 @@ def run_all(page, address, token, notebook):
     page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
-    page.evaluate("window.scrollTo(0, 0)")
-    page.click(".lm-MenuBar-itemLabel:has-text('Run')")
-    page.click(".lm-Menu-item:has-text('Run All Cells') >> nth=0")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=60_000)
+    for _ in range(5):      # a menu that opens while JupyterLab still starts may swallow the click
+        page.click(".lm-MenuBar-itemLabel:has-text('Run')")
+        page.click(".lm-Menu-item:has-text('Run All Cells') >> nth=0")
+        try: page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=15_000)
+        except TimeoutError: continue
+        break
+    else: pytest.fail("JupyterLab did not run the notebook")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=300_000)
 
 

@@ -18,6 +18,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import distributed
 from .data import binarize, load_mnist
 from .evaluation import evaluate
 from .plots import plot_latent_map, plot_losses, show_images, show_manifold, show_reconstructions, use_style
@@ -117,7 +118,9 @@ def _resumed(out, config, asked):
     return {**saved, "epochs": epochs}
 
 def _device(name):
-    if name == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    "The device to compute on; under torchrun each process takes the GPU of its local number."
+    if name == "auto": name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ: name = f"cuda:{os.environ['LOCAL_RANK']}"
     try: return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} is not available here: use cpu or auto") from error
@@ -125,6 +128,20 @@ def _device(name):
 def _hidden(text):
     try: return [int(size) for size in text.split(",") if size.strip()]
     except ValueError as error: raise ValueError(f"--hidden {text!r} is not a list of whole numbers: write for example 128,64") from error
+
+def _join(device):
+    "Under torchrun, join the other processes. Returns the number of this process, 0 for the one that writes."
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys(): return 0
+    if device.type == "cuda": torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return distributed.get_rank()
+
+def _agree(value):
+    "What process 0 says, in all processes."
+    if not distributed.is_initialized(): return value
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
 
 # %% ../nbs/practice/30_command_line.ipynb #cell-09
 def _as_seen(config, test):
@@ -191,16 +208,23 @@ def train(
     "Train a VAE, evaluate it on the test set, and leave weights, metrics and pictures in a folder."
     config = {"data": data, "validation": validation, "pixels": pixels.value, "latent_dim": latent_dim, "hidden": _hidden(hidden),
               "epochs": epochs, "batch_size": batch_size, "lr": lr, "beta": beta, "seed": seed}
-    resuming = _has_run(out, resume, overwrite)
-    asked = {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"}
-    if resuming: config = _resumed(out, config, asked)
+    device = _device(device)
+    rank, resuming = _join(device), None
+    if rank == 0:
+        resuming = _has_run(out, resume, overwrite)
+        asked = {name for name in config if context.get_parameter_source(name).name == "COMMANDLINE"}
+        if resuming: config = _resumed(out, config, asked)
+    resuming, config = _agree((resuming, config))
     check_settings(config["epochs"], config["batch_size"], config["lr"], config["pixels"], config["beta"])
     torch.manual_seed(config["seed"])
-    vae = VAE(latent_dim=config["latent_dim"], hidden=tuple(config["hidden"])).to(_device(device))
+    vae = VAE(latent_dim=config["latent_dim"], hidden=tuple(config["hidden"])).to(device)
     splits = load_mnist(config["data"], num_validation=config["validation"], directory=data_dir)
-    _start_run(out, config, keep=("checkpoint.safetensors", "metrics.jsonl") if resuming else ())      # nothing is wrong with the options
-    typer.echo(f"{'resuming' if resuming else 'training'} on {len(splits.train.images):,} images, {config['pixels']} pixels; "
-               "Ctrl-C stops, --resume goes on")
+    if rank == 0:      # nothing is wrong with the options
+        _start_run(out, config, keep=("checkpoint.safetensors", "metrics.jsonl") if resuming else ())
+        shared = f" in {distributed.get_world_size()} processes" if distributed.is_initialized() else ""
+        typer.echo(f"{'resuming' if resuming else 'training'} on {len(splits.train.images):,} images, {config['pixels']} pixels{shared}; "
+                   "Ctrl-C stops, --resume goes on")
+    _agree(None)      # no process trains before the folder is there
     try:
         history = fit(vae, splits.train.images, splits.validation.images if config["validation"] else None, config["epochs"],
                       config["batch_size"], config["lr"], config["pixels"], config["beta"], config["seed"], folder=out, resume=resuming)
@@ -208,6 +232,8 @@ def train(
         typer.echo(f"\nstopped. The last complete epoch is safe in {out / 'checkpoint.safetensors'}. "
                    f"Go on with: vae-tutorial train --out {out} --resume", err=True)
         raise typer.Exit(130)
+    if distributed.is_initialized(): distributed.destroy_process_group()
+    if rank > 0: return
     vae.cpu().save(out / "model.safetensors")
     result = _evaluate(out, config, vae, splits.test)
     pictures = _draw(out, vae, history, result, *_as_seen(config, splits.test))

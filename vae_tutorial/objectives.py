@@ -23,11 +23,12 @@ def elbo(
     model, # Anything with `encode(x)`, `decode(z)` (both return distributions) and `prior`
     x:Tensor, # Examples, shape (batch, ...)
     num_samples:int=1, # Latent samples per example for the reconstruction term
+    noise:Tensor|None=None, # Standard normal draws for a Gaussian posterior, shape (num_samples, batch, latent_dim); None draws by `rsample`
 )->ElboTerms: # Per example, in nats
     "Evidence lower bound, an unbiased estimate that gradients flow through (Kingma & Welling 2014, eq. 7)."
     if num_samples < 1: raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
     posterior = model.encode(x)
-    z = posterior.rsample((num_samples,))
+    z = posterior.rsample((num_samples,)) if noise is None else posterior.mean + posterior.stddev * noise
     reconstruction = model.decode(z).log_prob(x).mean(0)
     kl = kl_divergence(posterior, model.prior)
     return ElboTerms(reconstruction - kl, reconstruction, kl)

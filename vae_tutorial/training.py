@@ -12,9 +12,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from .data import binarize
+from .fast import gradients_by_hand, works_by_hand
 from .networks import check_images, check_sizes
 from .objectives import ElboTerms, elbo
 from .vae import read_safetensors, write_safetensors
@@ -53,29 +56,59 @@ def _load_checkpoint(path, model, optimizer, settings):
     return saved["history"]
 
 # %% ../nbs/build/08_training.ipynb #cell-11
-def _train_epoch(model, images, optimizer, batch_size, pixels, beta, log_every):
+def _process():
+    "Number of this process and how many there are: (0, 1) unless torchrun started several."
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_available() and distributed.is_initialized() else (0, 1)
+
+def _batches(images, batch_size, pixels, like):
+    """Every image once, in random order, as (images of this process, size of the whole batch).
+
+    All processes draw the same random numbers for the whole batch and keep their own rows, so that their number changes nothing."""
+    order, (rank, world) = torch.randperm(len(images)).split(batch_size), _process()
+    if isinstance(images, Tensor): parts = (images[index[rank::world].to(images.device)] for index in order)
+    else: parts = DataLoader(images, batch_sampler=[index[rank::world].tolist() for index in order], collate_fn=lambda rows: torch.stack(rows) if rows else like.new_zeros(0, *images[0].shape))
+    for index, x in zip(order, parts):
+        x = x.to(like)
+        if pixels == "binary":
+            whole = x if world == 1 else x.new_zeros(len(index), *x.shape[1:])
+            whole[rank::world] = x
+            x = binarize(whole)[rank::world]
+        yield x, len(index)
+
+class _Objective(nn.Module):
+    "The ELBO as a module's forward, which is what DistributedDataParallel wraps."
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, noise): return elbo(self.model, x, noise=noise)
+
+def _train_epoch(model, objective, images, optimizer, batch_size, pixels, beta, fast, log_every):
     "Train on every image once; yield the step and the mean terms since the last report, every `log_every` steps and at the end."
-    order = torch.randperm(len(images)).to(images.device).split(batch_size)
-    sums, count = torch.zeros(3, device=images.device), 0
-    for step, index in enumerate(order, start=1):
-        x = images[index]
-        if pixels == "binary": x = binarize(x)
-        terms = elbo(model, x)
-        optimizer.zero_grad()
-        (-(terms.reconstruction - beta * terms.kl).mean()).backward()      # beta 1: the negative ELBO
+    like, (rank, world), steps = next(model.parameters()), _process(), math.ceil(len(images) / batch_size)
+    sums, count = like.new_zeros(3), 0
+    for step, (x, size) in enumerate(_batches(images, batch_size, pixels, like), start=1):
+        if fast: sums += gradients_by_hand(model, x, beta)
+        else:
+            noise = None if world == 1 else torch.randn(1, size, model.latent_dim).to(like)[:, rank::world]
+            terms = objective(x, noise)
+            optimizer.zero_grad()
+            (-(terms.reconstruction - beta * terms.kl).sum() * world / size).backward()      # beta 1: the negative ELBO, mean over the batch
+            sums += torch.stack([term.detach().sum() for term in terms])
         optimizer.step()
-        sums += torch.stack([term.detach().sum() for term in terms])
-        count += len(x)
-        report = step % log_every == 0 or step == len(order)
+        count += size
+        report = step % log_every == 0 or step == steps
+        if report and world > 1: distributed.all_reduce(sums)
         yield step, (sums / count).tolist() if report else None
         if report: sums, count = torch.zeros_like(sums), 0
 
 @torch.no_grad()
 def _mean_terms(model, images, batch_size=1000):
     "Mean ELBO and parts over a data set; leaves the random state as it was."
-    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+    like = next(model.parameters())
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
         torch.manual_seed(0)
-        parts = [elbo(model, batch) for batch in images.split(batch_size)]
+        parts = [elbo(model, batch.to(like)) for batch in (images.split(batch_size) if isinstance(images, Tensor) else DataLoader(images, batch_size))]
     return [torch.cat(term).mean().item() for term in zip(*parts)]
 
 # %% ../nbs/build/08_training.ipynb #cell-12
@@ -107,8 +140,8 @@ def check_settings(
 # %% ../nbs/build/08_training.ipynb #cell-13
 def fit(
     model:nn.Module, # A `VAE`, or anything with `encode`, `decode`, `prior` and `image_shape`; trained in place
-    images:Tensor, # Training images in [0, 1], shape (n, channels, height, width)
-    validation:Tensor|None=None, # Images to report on after each epoch, never trained on
+    images:Tensor|Dataset, # Training images in [0, 1], shape (n, channels, height, width), or a data set of them too large for memory
+    validation:Tensor|Dataset|None=None, # Images to report on after each epoch, never trained on
     epochs:int=10, # Passes over the data
     batch_size:int=128, # Images per step; the last step of an epoch may have fewer
     learning_rate:float=1e-3, # Of Adam
@@ -120,32 +153,38 @@ def fit(
     log_every:int=100, # Steps between reports
     log:Callable[[str], None]|None=_print_line, # Receives a line per report; None for silence
     callback:Callable[[dict], None]|None=None, # Receives the record of each report, to draw or to wait; what it raises ends the training
+    fast:bool|None=None, # Compute gradients by hand, without autograd; None does where it is possible
 )->list[dict]: # The history: one record per report, with epoch, step, split, and elbo, reconstruction, kl in nats per image
-    """Maximize the ELBO by Adam (Kingma & Welling 2014, Algorithm 1).
+    """Maximize the ELBO by Adam (Kingma & Welling 2014, Algorithm 1). Under torchrun, every process takes its share of each batch.
 
     Raises `TypeError` or `ValueError` for bad images or settings, `OSError` when `folder` cannot be written,
     `FloatingPointError` when the loss stops being finite."""
     check_settings(epochs, batch_size, learning_rate, pixels, beta)
     check_sizes(log_every=log_every)
-    check_images(images, model.image_shape)
-    settings = {"num_images": len(images), "sum_of_pixels": (255 * images).round().int().sum().item(), "batch_size": batch_size,
-                "learning_rate": learning_rate, "pixels": pixels, "beta": beta, "seed": seed, "log_every": log_every}
-    like = next(model.parameters())
-    images = images.to(like)
-    if validation is not None:
-        check_images(validation, model.image_shape)
-        validation = (binarize(validation, seed) if pixels == "binary" else validation).to(like)
+    for split in (images, validation):
+        if split is not None: check_images(split[0][None] if isinstance(split, Dataset) else split, model.image_shape)
+    (rank, world), like = _process(), next(model.parameters())
+    fast = works_by_hand(model) and world == 1 if fast is None else fast
+    if fast and not (works_by_hand(model) and world == 1): raise ValueError("fast=True needs one process and a VAE of linear layers on the CPU: leave fast out")
+    settings = {"num_images": len(images), "sum_of_pixels": (255 * images).round().int().sum().item() if isinstance(images, Tensor) else None, "batch_size": batch_size,
+                "learning_rate": learning_rate, "pixels": pixels, "beta": beta, "seed": seed, "log_every": log_every, "fast": fast}
+    if isinstance(images, Tensor): images = images.to(like)
+    if isinstance(validation, Tensor): validation = (binarize(validation, seed) if pixels == "binary" else validation).to(like)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    objective = _Objective(model) if world == 1 else DistributedDataParallel(_Objective(model))
 
-    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+    with torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
         torch.manual_seed(seed)
-        history, checkpoint = [], None
+        history, checkpoint, metrics = [], None, None
         if folder is not None:
             checkpoint = Path(folder) / "checkpoint.safetensors"
-            if resume and checkpoint.exists(): history = _load_checkpoint(checkpoint, model, optimizer, settings)
-            else: _save_checkpoint(checkpoint, model, optimizer, settings, history)
-            metrics = (Path(folder) / "metrics.jsonl").open("w", encoding="utf-8")
-            metrics.writelines(json.dumps(record) + "\n" for record in history)
+            resuming = resume and checkpoint.exists()
+            if world > 1: distributed.barrier()      # all have looked before the first one writes
+            if resuming: history = _load_checkpoint(checkpoint, model, optimizer, settings)
+            elif rank == 0: _save_checkpoint(checkpoint, model, optimizer, settings, history)
+            if rank == 0:
+                metrics = (Path(folder) / "metrics.jsonl").open("w", encoding="utf-8")
+                metrics.writelines(json.dumps(record) + "\n" for record in history)
 
         steps = math.ceil(len(images) / batch_size)
 
@@ -156,24 +195,25 @@ def fit(
                 raise FloatingPointError(f"the {split} loss is no longer finite at epoch {epoch}, step {step}: {record}. "
                                          f"A lower learning_rate is the usual cure{where}")
             history.append(record)
-            if folder is not None: print(json.dumps(record), file=metrics, flush=True)
+            if rank > 0: return
+            if metrics: print(json.dumps(record), file=metrics, flush=True)
             if log: log(_log_line(record, epochs, steps))
             if callback: callback(record)
 
         done = history[-1]["epoch"] if history else 0
         model.train()
         try:
-            with tqdm(total=epochs * steps, initial=done * steps, unit="step", disable=None, leave=False) as bar:
+            with tqdm(total=epochs * steps, initial=done * steps, unit="step", disable=None if rank == 0 else True, leave=False) as bar:
                 for epoch in range(done + 1, epochs + 1):
-                    for step, values in _train_epoch(model, images, optimizer, batch_size, pixels, beta, log_every):
+                    for step, values in _train_epoch(model, objective, images, optimizer, batch_size, pixels, beta, fast, log_every):
                         bar.update()
                         if values: report(epoch, step, "train", values)
                     if validation is not None:
                         model.eval()
                         report(epoch, step, "validation", _mean_terms(model, validation))
                         model.train()
-                    if checkpoint: _save_checkpoint(checkpoint, model, optimizer, settings, history)
+                    if checkpoint and rank == 0: _save_checkpoint(checkpoint, model, optimizer, settings, history)
         finally:
             model.eval()
-            if folder is not None: metrics.close()
+            if metrics: metrics.close()
     return history
