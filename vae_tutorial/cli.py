@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 from .data import binarize, load_mnist
 from .evaluation import evaluate
 from .plots import plot_latent_map, plot_losses, show_images, show_manifold, show_reconstructions, use_style
@@ -133,7 +134,9 @@ def _join(device):
     "Under torchrun, join the other processes. Returns the number of this process, 0 for the one that writes."
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys(): return 0
     if device.type == "cuda": torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, world_size = next(rendezvous("env://"))
+    store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)      # after a restart, not the addresses of the dead
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size)
     return distributed.get_rank()
 
 def _agree(value):
@@ -232,6 +235,10 @@ def train(
         typer.echo(f"\nstopped. The last complete epoch is safe in {out / 'checkpoint.safetensors'}. "
                    f"Go on with: vae-tutorial train --out {out} --resume", err=True)
         raise typer.Exit(130)
+    except RuntimeError as error:
+        if not distributed.is_initialized(): raise
+        raise OSError(f"another process of this run stopped, or its connection broke ({str(error).splitlines()[0]:.100}). The last complete epoch is safe in "
+                      f"{out / 'checkpoint.safetensors'}; with --resume, torchrun --max-restarts goes on from there") from error
     if distributed.is_initialized(): distributed.destroy_process_group()
     if rank > 0: return
     vae.cpu().save(out / "model.safetensors")

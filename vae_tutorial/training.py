@@ -161,8 +161,8 @@ def fit(
     `FloatingPointError` when the loss stops being finite."""
     check_settings(epochs, batch_size, learning_rate, pixels, beta)
     check_sizes(log_every=log_every)
-    for split in (images, validation):
-        if split is not None: check_images(split[0][None] if isinstance(split, Dataset) else split, model.image_shape)
+    for split in [images] if validation is None else [images, validation]:
+        check_images(split[0][None] if isinstance(split, Dataset) else split, model.image_shape)
     (rank, world), like = _process(), next(model.parameters())
     fast = works_by_hand(model) and world == 1 if fast is None else fast
     if fast and not (works_by_hand(model) and world == 1): raise ValueError("fast=True needs one process and a VAE of linear layers on the CPU: leave fast out")
