@@ -234,6 +234,15 @@ _EXERCISES["live_figures.3"] = _Exercise(_centre_of_mass, "Each place weighted b
     [(lambda m: _centre_of_mass(m).flip(0), "Row and column are swapped."), (lambda m: _centre_of_mass(m) + 0.5, "That measures from the corner of the first pixel, not its middle."), (lambda m: _centre_of_mass(m) * m.sum(), "Divide by the mass."), (lambda m: _centre_of_mass((m > 0.5).double()), "Weight by the mass itself, not by whether there is ink."), (lambda m: _centre_of_mass(m) + 1, "Count rows and columns from zero.")],
     lambda: [(torch.rand(28, 28, dtype=torch.float64) * torch.linspace(0, k, 28)[:, None],) for k in (1., 3.)])
 
+# %% ../nbs/practice/32_exercises.ipynb #own-images-exercises
+_EXERCISES["your_own_images.1"] = _Exercise(50_000 * 3 * 64 * 64 * 4, "Number times channels times height times width times four bytes: 2.5 gigabytes.", "Four bytes for each value; how many values has one picture?",
+    [(50_000 * 64 * 64 * 4, "A colour image has three channels."), (50_000 * 3 * 64 * 64, "That is one byte for each value, as in the file; a 32-bit float has four."), (50_000 * 3 * 64 * 4, "Height and width both count."), (50_000 * 3 * 64 * 64 * 32, "32 bits are four bytes.")])
+_EXERCISES["your_own_images.2"] = _Exercise(0.25, "Scaled to height 32 it is 42.7 wide, of which 32 are kept.", "Which side decides the scale when the picture must cover the square?",
+    [(0.75, "That is the share that is kept."), (1 / 3, "Relative to what is kept; asked is the share of the whole picture."), (0., "It covers the square, so something stands over at the sides."), (1 - 32 * 32 / (480 * 640), "Scaling loses detail, not area: only the crop loses area.")])
+_EXERCISES["your_own_images.3"] = _Exercise(lambda a: a.permute(0, 3, 1, 2), "The values stay, the dimensions change their order.", "Reorder dimensions; do not reshape.",
+    [(lambda a: a.reshape(a.shape[0], a.shape[3], a.shape[1], a.shape[2]), "A reshape keeps the order of the values: colours of neighbouring pixels get mixed into rows."), (lambda a: a.permute(0, 3, 2, 1), "Height and width are swapped."), (lambda a: a.permute(3, 0, 1, 2), "The channels come after n, not before."), (lambda a: a, "The channels are still last.")],
+    lambda: [(torch.rand(2, 4, 5, 3, dtype=torch.float64),), (torch.rand(3, 5, 4, 2, dtype=torch.float64),)])
+
 # %% ../nbs/practice/32_exercises.ipynb #cell-18
 _EXERCISES["posterior_gap.1"] = _Exercise(3.5, "-121.0 + 124.5.", "Amortization: from the encoder's ELBO to the best Gaussian's.",
     [(1., "That is the approximation gap."), (4.5, "That is both together."), (-3.5, "The sign: the best Gaussian is never worse than the encoder.")])

@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from .distributions import DiagonalGaussian, bernoulli, standard_normal_prior
-from .networks import Decoder, Encoder, check_images, check_sizes
+from .networks import ConvDecoder, ConvEncoder, Decoder, Encoder, check_images, check_sizes
 from .objectives import ElboTerms, elbo
 
 # %% ../nbs/build/07_vae.ipynb #cell-07
@@ -100,13 +100,16 @@ class VAE(nn.Module):
         self,
         image_shape:tuple[int, ...]=(1, 28, 28), # (channels, height, width)
         latent_dim:int=2, # Number of latent dimensions
-        hidden:tuple[int, ...]=(128, 64), # Units of the encoder's hidden layers; the decoder has them in reverse
+        hidden:tuple[int, ...]=(128, 64), # Units (or channels) of the encoder's hidden layers; the decoder has them in reverse
+        network:str="mlp", # "mlp": linear layers; "conv": convolutions, for larger images
     ):
-        "Raises `ValueError` when a size is not a positive whole number."
+        "Raises `ValueError` when a size is not a positive whole number, or the network is unknown."
         super().__init__()
-        self.image_shape, self.latent_dim, self.hidden = tuple(image_shape), latent_dim, tuple(hidden)
-        self.encoder = Encoder(self.image_shape, latent_dim, self.hidden)
-        self.decoder = Decoder(self.image_shape, latent_dim, self.hidden[::-1])
+        if network not in ("mlp", "conv"): raise ValueError(f"network is {network!r}: choose 'mlp' or 'conv'")
+        self.image_shape, self.latent_dim, self.hidden, self.network = tuple(image_shape), latent_dim, tuple(hidden), network
+        encoder, decoder = (Encoder, Decoder) if network == "mlp" else (ConvEncoder, ConvDecoder)
+        self.encoder = encoder(self.image_shape, latent_dim, self.hidden)
+        self.decoder = decoder(self.image_shape, latent_dim, self.hidden[::-1])
 
     @property
     def prior(self)->DiagonalGaussian: # N(0, I) on the model's device
@@ -171,7 +174,7 @@ class VAE(nn.Module):
     @property
     def config(self)->dict: # Arguments that build the same architecture
         "Sizes of this model."
-        return {"image_shape": list(self.image_shape), "latent_dim": self.latent_dim, "hidden": list(self.hidden)}
+        return {"image_shape": list(self.image_shape), "latent_dim": self.latent_dim, "hidden": list(self.hidden), "network": self.network}
 
     @classmethod
     def load(
