@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab docs docs-serve results clean
+.PHONY: run test lab docs docs-serve bench results clean
 run: .venv/run
 	$(BIN)/vae-tutorial train --out runs/mnist --resume
 
@@ -21,12 +21,16 @@ docs: .venv/dev
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs 8000
 
+bench: .venv-bench/peers
+	.venv-bench/bin/python bench/training.py
+	.venv-bench/bin/python bench/site.py
+
 results: .venv/dev
 	$(BIN)/nbdev_test --path nbs --file_re '^(15|31|33)_' --flags slow --n_workers 1 --do_print
 	$(BIN)/python tools/notebooks.py refresh nbs/beyond/15*.ipynb nbs/practice/31*.ipynb nbs/practice/33*.ipynb nbs/index.ipynb
 
 clean:
-	rm -rf .venv build dist *.egg-info _proc _docs
+	rm -rf .venv .venv-bench build dist *.egg-info _proc _docs
 
 .venv/run: settings.ini setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,4 +39,9 @@ clean:
 
 .venv/dev: .venv/run
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+.venv-bench/peers: settings.ini setup.py
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' pythae==0.1.2 jax optax
 	touch $@

@@ -64,6 +64,39 @@ def post(num):
     return timed(epoch, lambda: epoch(20))
 
 
+def _in_memory(num, from_logits, **adam):
+    "The post's arithmetic on batches taken from one tensor instead of a DataLoader."
+    import torch
+    from torch import nn, optim
+    from torch.nn import functional as F
+    images = mnist(num).flatten(1)
+    encoder = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 2 * LATENT))
+    decoder = nn.Sequential(nn.Linear(LATENT, 64), nn.ReLU(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 784))
+    optimizer = optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3, **adam)
+    cross_entropy = F.binary_cross_entropy_with_logits if from_logits else lambda logits, x, reduction: F.binary_cross_entropy(torch.sigmoid(logits), x, reduction=reduction)
+
+    def epoch(steps=None):
+        for i, index in enumerate(torch.randperm(num).split(BATCH)):
+            x = images[index]
+            mean, log_variance = encoder(x).chunk(2, dim=-1)
+            z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+            loss = cross_entropy(decoder(z), x, reduction="sum") - 0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if i == steps: break
+    return timed(epoch, lambda: epoch(20))
+
+
+def in_memory(num): return _in_memory(num, from_logits=False)
+
+
+def in_memory_logits(num): return _in_memory(num, from_logits=True)
+
+
+def in_memory_logits_fused(num): return _in_memory(num, from_logits=True, fused=True)
+
+
 def pytorch_examples(num):
     "The pattern of pytorch/examples/vae: as above, `.item()` at every step, one module."
     import torch
@@ -204,7 +237,7 @@ def floor(num):
     return timed(epoch, lambda: epoch(20))
 
 
-LOOPS = {loop.__name__: loop for loop in (floor, ours, ours_readable, ours_binary, jax_scan, pythae, post, pytorch_examples)}
+LOOPS = {loop.__name__: loop for loop in (floor, ours, ours_readable, ours_binary, jax_scan, in_memory_logits_fused, in_memory_logits, in_memory, pythae, post, pytorch_examples)}
 
 
 def flops_per_image():

@@ -200,6 +200,10 @@ EXERCISES = {      # name: a right answer, then typical wrong ones with a piece 
         [(0, "the KL does not"), (kl_divergence(Normal(0., 0.5), Normal(0., 1.)).item(), "one dimension"), (20 * kl_divergence(Normal(0., 0.5), Normal(0., 1.)).item(), "stay as they are"),
          (8 * (0.25 - 1 + 2 * math.log(2)), "½"), (4 * (0.5 - 1 + math.log(2)), "σ where σ²"), (8 * kl_divergence(Normal(0., 1.), Normal(0., 0.5)).item(), "order"), (4 * (1 - 0.25 - 2 * math.log(2)), "sign")]),
     "results.3": ("unknown", [("binary", "never scored those"), ("grey", "higher would win"), ("equal", "different images")]),
+    "speed_and_scale.1": (32 * sum(2 * 100 * 10 for product in ("forward", "weights", "input")), [(2 * 100 * 10 * 32, "forward pass alone"), (3 * 100 * 10 * 32, "two operations"), (3 * 2 * 100 * 10, "one image"), (2 * 2 * 100 * 10 * 32, "input needs")]),
+    "speed_and_scale.2": (lambda logits, x: torch.autograd.grad(F.binary_cross_entropy_with_logits(l := logits.clone().requires_grad_(), x, reduction="sum"), l)[0],
+        [(lambda l, x: x - torch.sigmoid(l), "the sign"), (lambda l, x: l - x, "derivative of softplus"), (lambda l, x: torch.sigmoid(l) * torch.sigmoid(-l) * (torch.sigmoid(l) - x), "cancels"), (lambda l, x: (torch.sigmoid(l) - x).mean(0), "no mean")]),
+    "speed_and_scale.3": (100 / 60, [(100 / 40, "vanished"), (0.6, "old over the new"), (0.4, "saved"), (1.4, "more than 40")]),
     "your_own_images.1": (50_000 * torch.zeros(3, 64, 64).numel() * torch.zeros(1).element_size(),
         [(50_000 * 64**2 * 4, "three channels"), (50_000 * 3 * 64**2, "one byte"), (50_000 * 3 * 64 * 4, "both count"), (50_000 * 3 * 64**2 * 32, "four bytes")]),
     "your_own_images.2": ((640 - 480) * 480 / (640 * 480), [(480 / 640, "kept"), ((640 - 480) / 480, "whole picture"), (0., "stands over"), (1 - 1024 / 307_200, "only the crop")]),
@@ -308,7 +312,7 @@ def test_numbers_must_be_near(name):
 
 
 INEXACT = {"latent_variables.1", "latent_variables.2", "distributions.2", "distributions.3", "elbo.1", "elbo.3", "evaluation.2",
-           "latent_space.3", "results.2", "posterior_gap.1", "likelihoods.1", "likelihoods.2"}      # the others are whole numbers
+           "latent_space.3", "results.2", "posterior_gap.1", "likelihoods.1", "likelihoods.2", "your_own_images.2", "speed_and_scale.3"}      # the others are whole numbers
 
 
 def exercises_in(path): return [cell for cell in nbformat.read(path, as_version=4).cells if re.search(r'check\("', cell.source)]

@@ -12,17 +12,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .data import binarize
-from .distributions import kl_per_dimension
+from .data import binarize, check_seed
+from .distributions import check_tensors, kl_per_dimension
 from .networks import check_images, check_sizes
-from .objectives import elbo, log_importance_weights
+from .objectives import check_model, elbo, log_importance_weights
 
 # %% ../nbs/build/09_evaluation.ipynb #cell-07
 def active_units(
     means:Tensor, # Posterior means of many images, shape (n, latent_dim)
     threshold:float=0.01, # Least variance of an active unit
 )->Tensor: # True for each active unit, shape (latent_dim,)
-    "Latent dimensions whose posterior mean varies over the data (Burda et al. 2016, sec. 5)."
+    "Latent dimensions whose posterior mean varies over the data (Burda et al. 2016, sec. 5). Raises `TypeError` or `ValueError` for wrong means."
+    check_tensors(means=means)
+    if means.ndim != 2 or len(means) == 0: raise ValueError(f"means has shape {tuple(means.shape)}: it must be (n, latent_dim), n at least 1")
+    if not isinstance(threshold, (int, float)): raise TypeError(f"threshold is a {type(threshold).__name__}: it must be a number")
     return means.var(0, correction=0) > threshold
 
 # %% ../nbs/build/09_evaluation.ipynb #cell-10
@@ -47,8 +50,12 @@ def evaluate(
     num_samples:int=1, # Latent samples per image
     batch_size:int=1000, # Images at a time; changes memory, not meaning
 )->Evaluation: # Means over all images
-    "ELBO of a whole data set and its parts. Raises `TypeError` or `ValueError` for bad images or settings."
+    """ELBO of a whole data set and its parts.
+
+    Raises `TypeError` or `ValueError` for bad images or settings, `FloatingPointError` when the ELBO is not finite."""
+    check_model(model, needs=("encode", "decode", "prior", "image_shape", "parameters"))
     check_images(images, model.image_shape)
+    check_seed(seed)
     check_sizes(num_samples=num_samples, batch_size=batch_size)
     if pixels not in ("binary", "grey"): raise ValueError(f"pixels is {pixels!r}: choose 'binary' or 'grey'")
     like = next(model.parameters())
@@ -64,6 +71,7 @@ def evaluate(
     per_dimension = torch.cat([kl_per_dimension(q.mean, q.log_variance) for q in posteriors]).cpu().double().mean(0)
     means = torch.cat([q.mean for q in posteriors])
     bound, reconstruction, kl = (term.mean().item() for term in terms)
+    if not math.isfinite(bound): raise FloatingPointError(f"the ELBO is {bound}: the model's weights are NaN, infinite or far too large. Train it again with a lower learning_rate.")
     return Evaluation(bound, terms[0].std().item() / len(images)**0.5, reconstruction, kl,
                       per_dimension.tolist(), int(active_units(means).sum()), len(images), pixels)
 
@@ -105,7 +113,12 @@ def log_joint(
     x:Tensor, # Images, shape (n, channels, height, width)
     z:Tensor, # Latent vectors, shape (m, latent_dim)
 )->Tensor: # log p(x|z) + log p(z) in nats, shape (n, m)
-    "Log joint density of every image with every latent vector, as one matrix product (Bernoulli pixels are linear in x)."
+    "Log joint density of every image with every latent vector, as one matrix product (Bernoulli pixels are linear in x). Raises `TypeError` or `ValueError` for wrong arguments."
+    check_model(model, needs=("decode", "prior", "image_shape", "parameters"))
+    check_images(x, model.image_shape, values=False)
+    check_tensors(next(model.parameters()), images=x)
+    check_tensors(x, z=z)
+    if z.ndim != 2: raise ValueError(f"z has shape {tuple(z.shape)}: it must be (m, latent_dim)")
     logits = model.decode(z).base_dist.logits.flatten(1)
     return x.flatten(1) @ logits.T - F.softplus(logits).sum(1) + model.prior.log_prob(z)
 
@@ -170,8 +183,9 @@ def log_likelihood(
     """log p(x) of each image (importance sampling: Rezende et al. 2014, App. E; Burda et al. 2016).
 
     Raises `TypeError` or `ValueError` for bad images or settings, `ValueError` for quadrature in other than two dimensions."""
+    check_model(model, num_samples, needs=("encode", "decode", "prior", "image_shape", "parameters"))
     check_images(images, model.image_shape)
-    check_sizes(num_samples=num_samples)
+    check_seed(seed)
     if method not in ("quadrature", "importance"): raise ValueError(f"method is {method!r}: choose 'quadrature' or 'importance'")
     if pixels not in ("binary", "grey"): raise ValueError(f"pixels is {pixels!r}: choose 'binary' or 'grey'")
     if method == "quadrature" and model.latent_dim != 2:

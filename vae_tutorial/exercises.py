@@ -48,7 +48,7 @@ def check(
     answer:Any=None, # Your number, word or function; None asks for a hint
 )->Verdict: # Whether it is right, and why
     "Check an exercise of the course. Raises `ValueError` for an unknown name; a wrong answer is not an error."
-    if name not in _EXERCISES: raise ValueError(f"there is no exercise {name!r}: choose one of {', '.join(sorted(_EXERCISES))}")
+    if not isinstance(name, str) or name not in _EXERCISES: raise ValueError(f"there is no exercise {name!r}: choose one of {', '.join(sorted(_EXERCISES))}")
     exercise = _EXERCISES[name]
     if answer is None: return Verdict(False, f"No answer given. Hint: {exercise.hint}")
     if exercise.inputs is None: return _judge(exercise, [answer], lambda known: [known])
@@ -72,7 +72,7 @@ def _judge(exercise, answers, outputs):
         if isinstance(answers[0], str) and isinstance(right[0], str): return Verdict(False, f"Hint: {exercise.hint}")
         given, wanted = (tuple(torch.as_tensor(value).shape) for value in (answers[0], right[0]))
         if given != wanted: return Verdict(False, f"The answer has shape {given}, it should have {wanted}. Hint: {exercise.hint}")
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return Verdict(False, f"The answer should be like {type(right[0]).__name__}, not {answers[0]!r:.60}. Hint: {exercise.hint}")
     return Verdict(False, f"Hint: {exercise.hint}")
 
@@ -242,6 +242,15 @@ _EXERCISES["your_own_images.2"] = _Exercise(0.25, "Scaled to height 32 it is 42.
 _EXERCISES["your_own_images.3"] = _Exercise(lambda a: a.permute(0, 3, 1, 2), "The values stay, the dimensions change their order.", "Reorder dimensions; do not reshape.",
     [(lambda a: a.reshape(a.shape[0], a.shape[3], a.shape[1], a.shape[2]), "A reshape keeps the order of the values: colours of neighbouring pixels get mixed into rows."), (lambda a: a.permute(0, 3, 2, 1), "Height and width are swapped."), (lambda a: a.permute(3, 0, 1, 2), "The channels come after n, not before."), (lambda a: a, "The channels are still last.")],
     lambda: [(torch.rand(2, 4, 5, 3, dtype=torch.float64),), (torch.rand(3, 5, 4, 2, dtype=torch.float64),)])
+
+# %% ../nbs/practice/32_exercises.ipynb #speed-exercises
+_EXERCISES["speed_and_scale.1"] = _Exercise(192_000, "Three products of 100 by 10, a multiplication and an addition each, for 32 images.", "Forward, gradient of the weights, gradient of the input: each 2ab for an image.",
+    [(64_000, "That is the forward pass alone: the gradients take as much again, twice."), (96_000, "A multiplication and an addition are two operations."), (6000, "That is one image; the batch has 32."), (128_000, "The input needs a gradient too: three products.")])
+_EXERCISES["speed_and_scale.2"] = _Exercise(lambda l, x: l.sigmoid() - x, "The predicted probability minus the pixel.", "Differentiate softplus(logits) - x · logits.",
+    [(lambda l, x: x - l.sigmoid(), "That is the gradient of + log p: the sign."), (lambda l, x: l - x, "The derivative of softplus is the sigmoid."), (lambda l, x: l.sigmoid() * (1 - l.sigmoid()) * (l.sigmoid() - x), "The sigmoid's own derivative cancels: that one extra factor belongs to a squared error."), (lambda l, x: (l.sigmoid() - x).mean(0), "One gradient for each logit: no mean.")],
+    lambda: [(2 * torch.randn(4, 6, dtype=torch.float64), torch.rand(4, 6, dtype=torch.float64)) for _ in range(2)])
+_EXERCISES["speed_and_scale.3"] = _Exercise(1 / 0.6, "What remains is 60 % of the time (Amdahl's law).", "New time over old time is 0.6.",
+    [(2.5, "That would be so if the products vanished; it is the rest that vanishes."), (0.6, "That is the new time as a share of the old; asked is the old over the new."), (0.4, "That is the share that is saved."), (1.4, "40 % of the time saved is more than 40 % faster.")])
 
 # %% ../nbs/practice/32_exercises.ipynb #cell-18
 _EXERCISES["posterior_gap.1"] = _Exercise(3.5, "-121.0 + 124.5.", "Amortization: from the encoder's ELBO to the best Gaussian's.",

@@ -12,10 +12,11 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Normal
+from .distributions import check_tensors
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-06
 DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#b9ac70", "#832db6", "#a96b59", "#92dadd", "#94a4a2", "#717581", "#e76300"]
@@ -33,6 +34,19 @@ def use_style():
         set_matplotlib_formats("svg", dpi=120, metadata={"Date": None})
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-09
+def _check_count(**counts):
+    "Raise `ValueError` unless each is a whole number from 1 to 1000."
+    for name, count in counts.items():
+        if type(count) is not int or not 1 <= count <= 1000: raise ValueError(f"{name} is {count!r}: it must be a whole number from 1 to 1000")
+
+def _check_axes(axes):
+    if axes is not None and not isinstance(axes, Axes): raise TypeError(f"axes is a {type(axes).__name__}: pass matplotlib axes, or None")
+
+def _check_dims(dims, latent_dim):
+    "Raise `ValueError` unless `dims` are two dimensions of a latent space of that size."
+    if not isinstance(dims, (tuple, list)) or len(dims) != 2 or not all(type(dim) is int and 0 <= dim < max(latent_dim, 2) for dim in dims):
+        raise ValueError(f"dims is {dims!r}: it must be two whole numbers from 0 to {max(latent_dim, 2) - 1}")
+
 def _mosaic(images, columns):
     "Images (n, channels, height, width) side by side with a one-pixel gap, as (rows, width[, 3]) values."
     n, channels, height, width = images.shape
@@ -51,8 +65,13 @@ def show_images(
     width:float|None=None, # Of the figure in inches; None fits the number of columns
     axes:Axes|None=None, # Where to draw; None makes a figure
 )->Axes: # The picture
-    "Draw images in a grid, ink dark on white."
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+    "Draw images in a grid, ink dark on white. Raises `TypeError` or `ValueError` for what cannot be drawn."
+    check_tensors(images=images)
+    _check_count(columns=columns)
+    _check_axes(axes)
+    if not isinstance(title, str): raise TypeError(f"title is a {type(title).__name__}: it must be text")
+    if width is not None and not (isinstance(width, (int, float)) and 0 < width < 1000): raise ValueError(f"width is {width!r}: it must be a number of inches")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
         raise ValueError(f"images has shape {tuple(images.shape)}: show_images draws (n, 1 or 3, height, width) with n at least 1")
     canvas = _mosaic(images, columns)
     if axes is None:
@@ -73,7 +92,11 @@ def show_reconstructions(
     title:str="", # Above the picture
     axes:Axes|None=None, # Where to draw; None makes a figure
 )->Axes: # The picture
-    "Draw each original above its reconstruction."
+    "Draw each original above its reconstruction. Raises `TypeError` or `ValueError` for what cannot be drawn."
+    check_tensors(originals=originals)
+    check_tensors(reconstructions=reconstructions)
+    _check_count(columns=columns)
+    if originals.ndim != 4 or len(originals) == 0: raise ValueError(f"originals has shape {tuple(originals.shape)}: it must be (n, channels, height, width) with n at least 1")
     if originals.shape != reconstructions.shape:
         raise ValueError(f"originals has shape {tuple(originals.shape)} but reconstructions {tuple(reconstructions.shape)}: they must be equal")
     columns = min(columns, len(originals))
@@ -88,7 +111,15 @@ def plot_losses(
     history:list[dict], # As returned by `fit`
     figure:Figure|None=None, # Where to draw; None makes a figure
 )->list[Axes]: # Three panels: ELBO, reconstruction, KL
-    "Draw ELBO, reconstruction and KL against epochs, for training and validation."
+    "Draw ELBO, reconstruction and KL against epochs, for training and validation. Raises `TypeError` or `ValueError` for no history."
+    if figure is not None and not isinstance(figure, (Figure, SubFigure)): raise TypeError(f"figure is a {type(figure).__name__}: pass a matplotlib figure, or None")
+    needed = {"epoch", "step", "split", *TERM_COLORS}
+    if not isinstance(history, list) or not history or not all(isinstance(record, dict) and needed <= record.keys() for record in history):
+        raise ValueError(f"history must be a list of records as returned by fit, with {', '.join(sorted(needed))}")
+    for record in history:
+        for name in needed - {"split"}:
+            if not isinstance(record[name], (int, float)): raise ValueError(f"history holds {name} = {record[name]!r}: it must be a number")
+    if any(record["step"] < 1 for record in history): raise ValueError("history holds a step below 1: steps are counted from 1")
     figure = figure or plt.figure(figsize=(5, 5.4))
     panels = figure.subplots(3, 1, sharex=True)
     steps = max(record["step"] for record in history)
@@ -120,7 +151,13 @@ def plot_latent_map(
     dims:tuple[int, int]=(0, 1), # Which two dimensions to draw; a one-dimensional space is drawn against chance
     axes:Axes|None=None, # Where to draw; None makes a figure
 )->Axes: # The map
-    "Draw the latent means of many images, coloured by class."
+    "Draw the latent means of many images, coloured by class. Raises `TypeError` or `ValueError` for what cannot be drawn."
+    check_tensors(means=means)
+    if means.ndim != 2 or means.numel() == 0: raise ValueError(f"means has shape {tuple(means.shape)}: it must be (n, latent_dim), n at least 1")
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex(): raise TypeError("labels must be a torch.Tensor of whole numbers")
+    if labels.shape != means.shape[:1]: raise ValueError(f"labels has shape {tuple(labels.shape)} for {len(means)} means: one label each")
+    _check_dims(dims, means.shape[1])
+    _check_axes(axes)
     means, labels = means.detach().cpu(), labels.cpu()
     if means.shape[1] == 1: means = torch.cat([means, 0.1 * torch.randn(means.shape, generator=torch.Generator().manual_seed(0))], dim=1)
     points = means[:, list(dims)]
@@ -142,7 +179,9 @@ def latent_grid(
     latent_dim:int=2, # Dimensions of the latent vectors
     dims:tuple[int, int]=(0, 1), # The two that vary; all others stay 0
 )->Tensor: # Latent vectors, row by row from high to low second coordinate, shape (num * num, latent_dim); a line of num if latent_dim is 1
-    "Grid of prior quantiles from 2.5 % to 97.5 % (Kingma & Welling 2014, App. A)."
+    "Grid of prior quantiles from 2.5 % to 97.5 % (Kingma & Welling 2014, App. A). Raises `ValueError` for impossible sizes."
+    _check_count(num=num, latent_dim=latent_dim)
+    _check_dims(dims, latent_dim)
     quantiles = Normal(0., 1.).icdf(torch.linspace(0.025, 0.975, num))
     if latent_dim == 1: return quantiles[:, None]
     vertical, horizontal = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
@@ -158,8 +197,10 @@ def show_manifold(
     dims:tuple[int, int]=(0, 1), # The two that vary; all others stay 0
     axes:Axes|None=None, # Where to draw; None makes a figure
 )->Axes: # The picture
-    "Decode a grid over two latent dimensions."
+    "Decode a grid over two latent dimensions. Raises `TypeError` or `ValueError` for what cannot be drawn."
+    if not callable(decode): raise TypeError(f"decode is a {type(decode).__name__}: pass a function from latent vectors to images")
     with torch.no_grad(): images = decode(latent_grid(num, latent_dim, dims))
+    check_tensors(**{"what decode returns": images})
     axes = show_images(images, columns=num, width=5.4, axes=axes)
     axes.axis("on")
     side = images.shape[-1] + 1

@@ -65,7 +65,7 @@ def _batches(images, batch_size, pixels, like):
 
     All processes draw the same random numbers for the whole batch and keep their own rows, so that their number changes nothing."""
     order, (rank, world) = torch.randperm(len(images)).split(batch_size), _process()
-    if isinstance(images, Tensor): parts = (images[index[rank::world].to(images.device)] for index in order)
+    if isinstance(images, Tensor): parts = (images.index_select(0, index[rank::world].to(images.device)) for index in order)
     else: parts = DataLoader(images, generator=torch.Generator(), batch_sampler=[index[rank::world].tolist() for index in order], collate_fn=lambda rows: torch.stack(rows) if rows else like.new_zeros(0, *images[0].shape))
     for index, x in zip(order, parts):
         x = x.to(like)
