@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
-from .data import binarize, load_mnist
+from .data import binarize, check_seed, load_mnist
 from .evaluation import evaluate
+from .networks import check_sizes
 from .own_images import load_own_images
 from .plots import plot_latent_map, plot_losses, show_images, show_manifold, show_reconstructions, use_style
 from .training import check_settings, fit
-from .vae import VAE, read_safetensors
+from .vae import VAE, parse_json, read_safetensors
 
 # %% ../nbs/practice/30_command_line.ipynb #cell-06
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -71,11 +72,15 @@ def _save_picture(axes, path):
     axes.figure.savefig(path)
     plt.close(axes.figure)
 
+def _leftovers(out):
+    "What killed writers left in `out`."
+    return {path for name in _RUN_FILES for path in out.glob(f"{name}*.partial")}
+
 def _has_run(out, resume, overwrite):
     "Whether `out` holds a run to resume. Raises `OSError` or `ValueError` when writing there could lose something; writes nothing."
     if resume and overwrite: raise ValueError("--resume and --overwrite contradict each other: choose one")
     if out.exists() and not out.is_dir(): raise FileExistsError(f"--out {out} is a file: name a folder")
-    if not out.is_dir() or not any(out.iterdir()): return False
+    if not out.is_dir() or set(out.iterdir()) <= _leftovers(out): return False
     if not (out / "config.json").is_file():
         raise FileExistsError(f"--out {out} is not empty and holds no run (no config.json): choose another folder")
     _read_config(out)      # it must be a config of ours
@@ -88,24 +93,36 @@ def _start_run(out, config, keep):
     "Make the folder, remove files of an earlier run except those to keep, write the settings. Raises `OSError` when that fails."
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in set(_RUN_FILES) - set(keep): (out / name).unlink(missing_ok=True)
-        _write_text(out / "config.json", json.dumps(config, indent=1) + "\n")
+        for path in _leftovers(out) | {out / name for name in set(_RUN_FILES) - {"config.json", *keep}}: path.unlink(missing_ok=True)
+        _write_text(out / "config.json", json.dumps(config, indent=1) + "\n")      # takes the old one's place: the folder is a run at every moment
     except OSError as error:
         raise OSError(f"cannot write into --out {out} ({error.strerror or error}): "
                       "choose a folder you may write to, on a disk with room") from error
 
+_SETTINGS = {"data": (str,), "validation": (int,), "pixels": (str,), "latent_dim": (int,), "hidden": (list,), "epochs": (int,),
+             "batch_size": (int,), "lr": (int, float), "beta": (int, float), "seed": (int,),
+             "network": (str,), "size": (int, type(None)), "color": (bool,), "skip_unreadable": (bool,)}      # of config.json: no more, no less
+
 def _read_config(folder):
-    "Settings of the run in `folder`."
+    "Settings of the run in `folder`. Raises `FileNotFoundError`, or `ValueError` unless they are all there, of the right types, in range, and no others."
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder (no config.json in it): "
                                 f"train one with vae-tutorial train --out {folder}")
-    names = ("data", "validation", "pixels", "latent_dim", "hidden", "epochs", "batch_size", "lr", "beta", "seed", "network", "size", "color", "skip_unreadable")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return {name: config[name] for name in names}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error!r}): restore it, or train again in another folder") from error
+        if path.stat().st_size > 100_000: raise ValueError("it is too large")
+        config = parse_json(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or config.keys() != _SETTINGS.keys(): raise ValueError(f"it must hold {', '.join(_SETTINGS)}, and nothing else")
+        for name, types in _SETTINGS.items():
+            if type(config[name]) not in types: raise ValueError(f"{name} is {config[name]!r:.60}")
+        check_sizes(latent_dim=config["latent_dim"], hidden=config["hidden"], size=config["size"] or 1)
+        if config["network"] not in ("mlp", "conv"): raise ValueError(f"network is {config['network']!r:.60}")
+        if not config["data"].isprintable(): raise ValueError(f"data is {config['data']!r:.60}")
+        check_settings(config["epochs"], config["batch_size"], config["lr"], config["pixels"], config["beta"])
+        check_seed(config["seed"])
+        return config
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or incomplete ({error}): restore it, or train again in another folder") from error
 
 def _resumed(out, config, asked):
     """The settings of the run in `out`, with more epochs if asked for.
@@ -129,7 +146,9 @@ def _device(name):
     "The device to compute on; under torchrun each process takes the GPU of its local number."
     if name == "auto": name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ: name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try: return torch.zeros(1, device=name).device
+    try:
+        if not name.startswith(("cpu", "cuda")): raise RuntimeError("no device of ours")
+        return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} is not available here: use cpu or auto") from error
 
@@ -251,6 +270,7 @@ def train(
     shape = tuple(splits.train.images[0].shape)
     if config["network"] == "auto": config["network"] = "conv" if max(shape[1:]) > 32 else "mlp"
     if isinstance(config["hidden"], str): config["hidden"] = _auto_hidden(config["network"], shape)
+    check_seed(config["seed"])
     torch.manual_seed(config["seed"])
     vae = VAE(shape, config["latent_dim"], tuple(config["hidden"]), config["network"]).to(device)
     if rank == 0:      # nothing is wrong with the options
@@ -316,6 +336,7 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="PNG to write.", show_default="samples.png in RUN")] = None,
 ):
     "Draw new images from the prior."
+    if not 1 <= num <= 10_000: raise ValueError(f"--num is {num}: it must be from 1 to 10000")
     _, vae = _open_run(run)
     path = _picture_path(run, out, "samples.png")
     _save_picture(show_images(vae.sample(num, seed=seed), title="Samples from the prior"), path)
@@ -335,6 +356,7 @@ def reconstruct(
     path = _picture_path(run, out, "reconstructions.png")
     images, labels = _as_seen(config, _test_set(config, data_dir))
     if not 1 <= num <= len(images): raise ValueError(f"--num is {num}: it must be from 1 to {len(images)}, the number of test images")
+    check_seed(seed)
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:num]
     with torch.no_grad(): posterior = vae.encode(images[chosen])
     for i, mean, deviation in zip(chosen.tolist(), posterior.mean, posterior.stddev):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .networks import Decoder, Encoder
 from .vae import VAE
 
-# %% ../nbs/practice/34_speed_and_scale.ipynb #cell-17
+# %% ../nbs/practice/34_speed_and_scale.ipynb #cell-13
 def _linears(network): return [layer for layer in network.layers if isinstance(layer, nn.Linear)]
 
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
@@ -42,7 +42,7 @@ def _backward(layers, activations, gradient, need_input):
         if i: gradient = torch.ops.aten.threshold_backward(gradient, activations[i], 0)      # ReLU: no gradient where it was off
     return gradient
 
-# %% ../nbs/practice/34_speed_and_scale.ipynb #cell-19
+# %% ../nbs/practice/34_speed_and_scale.ipynb #cell-15
 @torch.no_grad()
 def gradients_by_hand(
     model:VAE, # For which `works_by_hand` is true
@@ -66,7 +66,7 @@ def gradients_by_hand(
     _backward(encoder, codes, torch.cat([to_mean, to_log_variance], dim=1), need_input=False)
     return torch.stack([reconstruction - kl, reconstruction, kl])
 
-# %% ../nbs/practice/34_speed_and_scale.ipynb #cell-24
+# %% ../nbs/practice/34_speed_and_scale.ipynb #cell-20
 def works_by_hand(
     model:nn.Module, # Any model
 )->bool: # Whether `gradients_by_hand` knows every step of it

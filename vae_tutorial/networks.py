@@ -10,12 +10,15 @@ import math
 from itertools import pairwise
 import torch
 from torch import Tensor, nn
+from .distributions import check_tensors
 
 # %% ../nbs/build/06_networks.ipynb #cell-07
 def mlp(
     sizes:list[int], # Number of units in each layer, input and output included
 )->nn.Sequential: # Linear layers with ReLU between them, none after the last
-    "Multilayer perceptron."
+    "Multilayer perceptron. Raises `TypeError` or `ValueError` for fewer than two layers or sizes that make no network."
+    if not isinstance(sizes, (tuple, list)) or len(sizes) < 2 or not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+        raise ValueError(f"sizes is {sizes!r:.60}: it must be a list of at least two whole numbers, 1 or more")
     layers = [layer for inputs, outputs in pairwise(sizes) for layer in (nn.Linear(inputs, outputs), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
@@ -30,7 +33,7 @@ class Encoder(nn.Module):
     ):
         "Raises `ValueError` when a size is not a positive whole number."
         super().__init__()
-        check_sizes(image_shape=image_shape, latent_dim=latent_dim, hidden=hidden)
+        _check_architecture(image_shape, latent_dim, hidden)
         self.image_shape = tuple(image_shape)
         self.layers = mlp([math.prod(image_shape), *hidden, 2 * latent_dim])
 
@@ -38,6 +41,8 @@ class Encoder(nn.Module):
         self,
         x:Tensor, # Images, shape (batch, channels, height, width)
     )->tuple[Tensor, Tensor]: # Mean and log variance of the posterior, each of shape (batch, latent_dim)
+        check_tensors(self.layers[0].weight, x=x)
+        if x.shape[1:] != self.image_shape: raise ValueError(f"x has shape {tuple(x.shape)}: it must be (batch, {', '.join(map(str, self.image_shape))})")
         return self.layers(x.flatten(1)).chunk(2, dim=-1)
 
 # %% ../nbs/build/06_networks.ipynb #cell-16
@@ -51,7 +56,7 @@ class Decoder(nn.Module):
     ):
         "Raises `ValueError` when a size is not a positive whole number."
         super().__init__()
-        check_sizes(image_shape=image_shape, latent_dim=latent_dim, hidden=hidden)
+        _check_architecture(image_shape, latent_dim, hidden)
         self.image_shape = tuple(image_shape)
         self.layers = mlp([latent_dim, *hidden, math.prod(image_shape)])
 
@@ -59,19 +64,30 @@ class Decoder(nn.Module):
         self,
         z:Tensor, # Latent vectors, shape (..., latent_dim)
     )->Tensor: # Logits, shape (..., channels, height, width)
+        check_tensors(self.layers[0].weight, self.layers[0].in_features, z=z)
         return self.layers(z).unflatten(-1, self.image_shape)
 
 # %% ../nbs/build/06_networks.ipynb #cell-18
 def check_sizes(**sizes):
-    "Raise `ValueError` unless each named size, or each member of a tuple of sizes, is a positive whole number."
+    "Raise `ValueError` unless each named size, or each member of a tuple of sizes, is a positive whole number below 2**31."
     for name, value in sizes.items():
-        for size in value if isinstance(value, (tuple, list)) else [value]:
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} is {value!r}: every size must be a whole number, 1 or more")
+        for size in value if isinstance(value, (tuple, list)) and name in ("image_shape", "hidden") else [value]:
+            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < 2**31:
+                raise ValueError(f"{name} is {value!r:.60}: every size must be a whole number, 1 or more and below 2**31")
+
+def _check_architecture(image_shape, latent_dim, hidden):
+    "Raise `TypeError` or `ValueError`, naming the argument, unless a network can have these sizes."
+    for name, sizes in (("image_shape", image_shape), ("hidden", hidden)):
+        if not isinstance(sizes, (tuple, list)): raise TypeError(f"{name} is {sizes!r}: it must be a tuple of whole numbers, for example (128, 64)")
+    check_sizes(image_shape=image_shape, latent_dim=latent_dim, hidden=hidden)
+    if not image_shape: raise ValueError("image_shape is empty: it must be (channels, height, width)")
+    if sum(inputs * outputs for inputs, outputs in pairwise([math.prod(image_shape), *hidden, latent_dim])) > 10**9:
+        raise ValueError(f"image_shape {tuple(image_shape)}, hidden {tuple(hidden)!s:.60} and latent_dim {latent_dim} make a network of more than a billion weights: choose smaller sizes")
 
 # %% ../nbs/build/06_networks.ipynb #conv-2
 def _halved(image_shape, channels):
     "Shape after one halving for each number of channels. Raises `ValueError` when the sides are not divisible."
+    if len(image_shape) != 3: raise ValueError(f"image_shape is {image_shape!r}: convolutions need (channels, height, width)")
     _, height, width = image_shape
     if height % 2**len(channels) or width % 2**len(channels):
         raise ValueError(f"image_shape {tuple(image_shape)} cannot be halved {len(channels)} times: give sides divisible by {2**len(channels)}, or fewer hidden layers")
@@ -87,7 +103,8 @@ class ConvEncoder(nn.Module):
     ):
         "Raises `ValueError` when a size is not a positive whole number or a side is not divisible."
         super().__init__()
-        check_sizes(image_shape=image_shape, latent_dim=latent_dim, hidden=hidden)
+        _check_architecture(image_shape, latent_dim, hidden)
+        self.image_shape = tuple(image_shape)
         steps = [layer for pair in pairwise([image_shape[0], *hidden]) for layer in (nn.Conv2d(*pair, 4, 2, 1), nn.ReLU())]
         self.layers = nn.Sequential(*steps, nn.Flatten(), nn.Linear(math.prod(_halved(image_shape, hidden)), 2 * latent_dim))
 
@@ -95,6 +112,8 @@ class ConvEncoder(nn.Module):
         self,
         x:Tensor, # Images, shape (batch, channels, height, width)
     )->tuple[Tensor, Tensor]: # Mean and log variance of the posterior, each of shape (batch, latent_dim)
+        check_tensors(self.layers[-1].weight, x=x)
+        if x.shape[1:] != self.image_shape: raise ValueError(f"x has shape {tuple(x.shape)}: it must be (batch, {', '.join(map(str, self.image_shape))})")
         return self.layers(x).chunk(2, dim=-1)
 
 class ConvDecoder(nn.Module):
@@ -107,7 +126,7 @@ class ConvDecoder(nn.Module):
     ):
         "Raises `ValueError` when a size is not a positive whole number or a side is not divisible."
         super().__init__()
-        check_sizes(image_shape=image_shape, latent_dim=latent_dim, hidden=hidden)
+        _check_architecture(image_shape, latent_dim, hidden)
         self.image_shape, small = tuple(image_shape), _halved(image_shape, hidden[::-1])
         steps = [layer for pair in pairwise([*hidden, image_shape[0]]) for layer in (nn.ReLU(), nn.ConvTranspose2d(*pair, 4, 2, 1))]
         self.layers = nn.Sequential(nn.Linear(latent_dim, math.prod(small)), nn.Unflatten(1, small), *steps)
@@ -116,6 +135,7 @@ class ConvDecoder(nn.Module):
         self,
         z:Tensor, # Latent vectors, shape (..., latent_dim)
     )->Tensor: # Logits, shape (..., channels, height, width)
+        check_tensors(self.layers[0].weight, self.layers[0].in_features, z=z)
         return self.layers(z.flatten(0, -2)).unflatten(0, z.shape[:-1]) if z.ndim > 2 else self.layers(z)
 
 # %% ../nbs/build/06_networks.ipynb #cell-31

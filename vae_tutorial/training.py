@@ -10,21 +10,25 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from .data import binarize
+from .data import binarize, check_path, check_seed
 from .fast import gradients_by_hand, works_by_hand
 from .networks import check_images, check_sizes
-from .objectives import ElboTerms, elbo
-from .vae import read_safetensors, write_safetensors
+from .objectives import ElboTerms, check_model, elbo
+from .vae import parse_json, read_safetensors, write_safetensors
 
 # %% ../nbs/build/08_training.ipynb #cell-09
 def _save_checkpoint(path, model, optimizer, settings, history):
     tensors = {f"model.{name}": tensor.cpu() for name, tensor in model.state_dict().items()}
+    if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise FloatingPointError(f"{bad[0]} is no longer finite after {history[-1] if history else 'no step at all'}. The usual cause is too high a learning_rate. "
+                                 f"{path} was not changed: it holds the last good state, if there was one")
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": tensor.cpu() for name, tensor in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -32,28 +36,46 @@ def _save_checkpoint(path, model, optimizer, settings, history):
     write_safetensors(tensors, path, {"training": json.dumps({"settings": settings, "history": history})})
 
 def _load_checkpoint(path, model, optimizer, settings):
-    "Put everything back and return the history. Raises `ValueError` when the file or the settings do not fit."
+    "Put everything back and return the history. Raises `ValueError`, before the model changes, when the file or the settings do not fit."
     tensors, metadata = read_safetensors(path)
-    try: saved = json.loads(metadata["training"])
-    except (KeyError, ValueError) as error: raise ValueError(f"{path} is not a training checkpoint") from error
-    changed = [f"{name} was {saved['settings'].get(name)}, is {value}"
-               for name, value in settings.items() if saved["settings"].get(name) != value]
+    try:
+        saved = parse_json(metadata["training"])
+        before, history = saved["settings"], saved["history"]
+        changed = [f"{name} was {before.get(name)!r:.60}, is {value}" for name, value in settings.items() if before.get(name) != value]
+        for record in history:
+            if not (type(record["epoch"]) is type(record["step"]) is int and record["epoch"] > 0 and all(math.isfinite(record[term]) for term in ElboTerms._fields)):
+                raise ValueError(f"its history holds {record!r:.100}")
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is not a complete training checkpoint ({error!r}): take an earlier copy, or start in another folder") from error
     if changed:
         raise ValueError(f"cannot resume from {path} with other settings: {'; '.join(changed)}. "
                          "Use the old ones, or start in another folder.")
-    state = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, i, key = name.split(".", 2)
-            state.setdefault(int(i), {})[key] = tensor
-    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    try: model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds a model of another architecture: build the same one, or start in another folder") from error
+    state, expected = {}, {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for i, parameter in enumerate(model.parameters()):
+        if f"adam.{i}.step" in tensors:      # not yet at the start of a training, and never for a frozen one
+            state[i] = {key: tensors.get(f"adam.{i}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            expected |= {f"adam.{i}.step": torch.tensor(0.), f"adam.{i}.exp_avg": parameter, f"adam.{i}.exp_avg_sq": parameter}
+    random = {"random.cpu": torch.get_rng_state()} | ({"random.cuda": tensors["random.cuda"]} if "random.cuda" in tensors else {})
+    def kind(named, name): return (named[name].shape, named[name].dtype) if name in named else None
+    misfits = [name for name in sorted(tensors.keys() | expected.keys() | random.keys())
+               if kind(tensors, name) != kind(expected | random, name) or name in expected and not tensors[name].isfinite().all()]
+    if misfits:
+        raise ValueError(f"{path} is damaged or holds a model of another architecture ({misfits[0]} does not fit): build the same one, or start in another folder")
+    try:
+        torch.set_rng_state(tensors["random.cpu"])
+        if next(model.parameters()).is_cuda and "random.cuda" in tensors: torch.cuda.set_rng_state(tensors["random.cuda"])
+    except (RuntimeError, TypeError) as error: raise ValueError(f"{path} is damaged: its random state is none ({error}). Start in another folder") from error
+    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random.cpu"])
-    if next(model.parameters()).is_cuda and "random.cuda" in tensors: torch.cuda.set_rng_state(tensors["random.cuda"])
-    return saved["history"]
+    return history
+
+def _append(metrics, records):
+    "Write records as lines, at once. Raises `OSError` with the remedy."
+    try:
+        metrics.writelines(json.dumps(record) + "\n" for record in records)
+        metrics.flush()
+    except OSError as error:
+        raise OSError(f"cannot write {metrics.name}: {error}. Make room and resume: the last complete epoch is safe in checkpoint.safetensors.") from error
 
 # %% ../nbs/build/08_training.ipynb #cell-11
 def _process():
@@ -159,8 +181,13 @@ def fit(
 
     Raises `TypeError` or `ValueError` for bad images or settings, `OSError` when `folder` cannot be written,
     `FloatingPointError` when the loss stops being finite."""
+    check_model(model, needs=("encode", "decode", "prior", "image_shape", "parameters"))
     check_settings(epochs, batch_size, learning_rate, pixels, beta)
     check_sizes(log_every=log_every)
+    check_seed(seed)
+    if folder is not None: check_path(folder=folder)
+    for name, function in (("log", log), ("callback", callback)):
+        if function is not None and not callable(function): raise TypeError(f"{name} is a {type(function).__name__}: pass a function, or None")
     for split in [images] if validation is None else [images, validation]:
         check_images(split[0][None] if isinstance(split, Dataset) else split, model.image_shape)
     (rank, world), like = _process(), next(model.parameters())
@@ -184,19 +211,19 @@ def fit(
             elif rank == 0: _save_checkpoint(checkpoint, model, optimizer, settings, history)
             if rank == 0:
                 metrics = (Path(folder) / "metrics.jsonl").open("w", encoding="utf-8")
-                metrics.writelines(json.dumps(record) + "\n" for record in history)
+                _append(metrics, history)
 
         steps = math.ceil(len(images) / batch_size)
 
         def report(epoch, step, split, values):
             record = {"epoch": epoch, "step": step, "split": split, **dict(zip(ElboTerms._fields, values))}
             if not all(map(math.isfinite, values)):
-                where = f"; the last good state is in {checkpoint}" if checkpoint else ""
+                where = f". The last good state is in {checkpoint}" if checkpoint else ""
                 raise FloatingPointError(f"the {split} loss is no longer finite at epoch {epoch}, step {step}: {record}. "
-                                         f"A lower learning_rate is the usual cure{where}")
+                                         f"Likely causes: too high a learning_rate, or weights that were not finite at the start{where}")
             history.append(record)
             if rank > 0: return
-            if metrics: print(json.dumps(record), file=metrics, flush=True)
+            if metrics: _append(metrics, [record])
             if log: log(_log_line(record, epochs, steps))
             if callback: callback(record)
 
@@ -215,5 +242,6 @@ def fit(
                     if checkpoint and rank == 0: _save_checkpoint(checkpoint, model, optimizer, settings, history)
         finally:
             model.eval()
-            if metrics: metrics.close()
+            with suppress(OSError):      # every record was flushed: closing has nothing left to lose
+                if metrics: metrics.close()
     return history
