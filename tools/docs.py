@@ -19,6 +19,8 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+
+if sys.version_info < (3, 11): sys.exit("The docs builder needs Python 3.11 or newer: make clean, then make docs PYTHON=python3.12")
 from smalldocs.site import build
 
 ROOT = Path(__file__).resolve().parent.parent
