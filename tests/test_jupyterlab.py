@@ -14,7 +14,6 @@ from jupyter_client import BlockingKernelClient
 from playwright.sync_api import TimeoutError
 
 
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A running JupyterLab over a copy of the notebooks; its address, and the folder where it keeps the kernels' connection files."
@@ -34,16 +33,26 @@ def lab(tmp_path_factory):
     process.wait(30)
 
 
+def answer_dialog(dialog):
+    "JupyterLab on a slow machine may ask something first (which kernel, say): press its last button, the default, and leave its text in the test's output."
+    print("JupyterLab asked:", dialog.first.inner_text())
+    dialog.first.locator(".jp-Dialog-footer button").last.click()
+
+
 def run_all(page, address, token, notebook):
-    "Open a notebook, restart its kernel and run every cell; wait until the last has run."
-    page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
-    for _ in range(5):      # a menu that opens while JupyterLab still starts may swallow the click
-        page.click(".lm-MenuBar-itemLabel:has-text('Run')")
-        page.click(".lm-Menu-item:has-text('Run All Cells') >> nth=0")
-        try: page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=15_000)
-        except TimeoutError: continue
+    "Open a notebook, run every cell from the menu, and wait until the last has run. A menu that opens while JupyterLab still starts may swallow the click: load again."
+    page.add_locator_handler(page.locator("dialog.jp-Dialog"), answer_dialog)
+    for attempt in range(4):
+        page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
+        try:
+            page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
+            page.click(".lm-MenuBar-itemLabel:has-text('Run')", timeout=20_000)
+            page.click(".lm-Menu-item:has-text('Run All Cells') >> nth=0", timeout=20_000)
+            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=15_000)
+        except TimeoutError as error:
+            print(f"attempt {attempt + 1}: {error}")
+            continue
         break
     else: pytest.fail("JupyterLab did not run the notebook")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=300_000)
