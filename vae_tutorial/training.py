@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from .data import binarize, check_path, check_seed
-from .fast import gradients_by_hand, works_by_hand
+from .fast import adam_step, gradients_by_hand, works_by_hand
 from .networks import check_images, check_sizes
 from .objectives import ElboTerms, check_model, elbo
 from .vae import parse_json, read_safetensors, write_safetensors
@@ -117,7 +117,7 @@ def _train_epoch(model, objective, images, optimizer, batch_size, pixels, beta, 
             optimizer.zero_grad()
             (-(terms.reconstruction - beta * terms.kl).sum() * world / size).backward()      # beta 1: the negative ELBO, mean over the batch
             sums += torch.stack([term.detach().sum() for term in terms])
-        optimizer.step()
+        (adam_step if fast else torch.optim.Adam.step)(optimizer)
         count += size
         report = step % log_every == 0 or step == steps
         if report and world > 1: distributed.all_reduce(sums)
