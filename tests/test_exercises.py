@@ -103,6 +103,19 @@ def standard_error_of_difference(a, b):
     return torch.tensor(math.hypot(*(statistics.stdev(scores.tolist()) / math.sqrt(len(scores)) for scores in (a, b))), **double)
 
 
+def area_under_the_curve(known, foreign):
+    "Share of known scores above each threshold against the share of foreign ones, by trapezoids."
+    thresholds = torch.cat([known, foreign]).unique().flip(0)
+    rates = [torch.cat([torch.zeros(1, **double), torch.stack([(scores >= threshold).double().mean() for threshold in thresholds])]) for scores in (foreign, known)]
+    return torch.trapezoid(rates[1], rates[0])
+
+
+def outline_of_bar(width, length):
+    "How many pairs of neighbouring pixels differ."
+    bar = F.pad(torch.ones(length, width, **double), (1, 1, 1, 1))
+    return (bar.diff(dim=0).abs().sum() + bar.diff(dim=1).abs().sum())
+
+
 W, S, X = 2., 1., 5.
 EXERCISES = {      # name: a right answer, then typical wrong ones with a piece of the reason that they must get
     "latent_variables.1": (((density(GRID, W * GRID[:, None], S) * density(GRID)[:, None]).sum(0) * GRID**2).sum().item() * STEP**2,
@@ -200,6 +213,20 @@ EXERCISES = {      # name: a right answer, then typical wrong ones with a piece 
         [(0, "the KL does not"), (kl_divergence(Normal(0., 0.5), Normal(0., 1.)).item(), "one dimension"), (20 * kl_divergence(Normal(0., 0.5), Normal(0., 1.)).item(), "stay as they are"),
          (8 * (0.25 - 1 + 2 * math.log(2)), "½"), (4 * (0.5 - 1 + math.log(2)), "σ where σ²"), (8 * kl_divergence(Normal(0., 1.), Normal(0., 0.5)).item(), "order"), (4 * (1 - 0.25 - 2 * math.log(2)), "sign")]),
     "results.3": ("unknown", [("binary", "never scored those"), ("grey", "higher would win"), ("equal", "different images")]),
+    "downstream.1": (lambda w, l: 2 * w * l / outline_of_bar(int(w), int(l)),
+        [(lambda w, l: w + 0 * l, "true width"), (lambda w, l: w * l / outline_of_bar(int(w), int(l)), "*half*"), (lambda w, l: 4 * w * l / outline_of_bar(int(w), int(l)), "half of it is w + l"),
+         (lambda w, l: 1 * l, "That is the length"), (lambda w, l: l * w, "That is the ink")]),
+    "downstream.2": (lambda each, log_q: each.logsumexp(1) - kl_divergence(Categorical(logits=log_q), Categorical(logits=each)),
+        [(lambda each, log_q: torch.einsum("ny,ny->n", log_q.exp(), each), "entropy of q is missing"), (lambda each, log_q: (log_q.exp() * each).sum(1) - Categorical(logits=log_q).entropy(), "sign is flipped"),
+         (lambda each, log_q: each.exp().sum(1).log(), "best q"), (lambda each, log_q: each.sum(1) / 10, "same weight"), (lambda each, log_q: (log_q * each).sum(1) - (log_q**2).sum(1), "probabilities"),
+         (lambda each, log_q: ((log_q.exp() * each).sum(1) + Categorical(logits=log_q).entropy()).mean(), "one value per image")]),
+    "downstream.3": (-Bernoulli(0.5).log_prob((torch.arange(392) % 2).double()).sum().item(),
+        [(392 * math.log(0.5), "positive"), (784 * math.log(2), "half of the 784"), (392, "bits"), (0, "not one"), (math.log(2), "one pixel")]),
+    "diagnosis.1": (28**2 * 20 / 20, [(1 / 28**2, "Turn it round"), (39.2, "summed over its 20"), (28, "28 times 28"), (1, "weigh differently")]),
+    "diagnosis.2": (lambda m, s: torch.distributions.kl_divergence(Normal(m, s.exp()), Normal(0., 1.)),
+        [(lambda m, s: -0.5 * (1 + s - m.square() - s.exp()), "log variance"), (lambda m, s: 0.5 * (m * m + (2 * s).exp() - 1 - s), "is 2s"), (lambda m, s: 0.5 * (m * m + s * s - 1 - 2 * s.abs().log()), "itself"),
+         (lambda m, s: m * m + (2 * s).exp() - 1 - 2 * s, "½"), (lambda m, s: -torch.distributions.kl_divergence(Normal(m, s.exp()), Normal(0., 1.)), "never negative")]),
+    "diagnosis.3": (torch.sigmoid(torch.tensor(1., **double)).item(), [(1, "not infinity"), (0.5, "smallest"), (torch.sigmoid(torch.tensor(0.5)).item(), "middle")]),
     "speed_and_scale.1": (32 * sum(2 * 100 * 10 for product in ("forward", "weights", "input")), [(2 * 100 * 10 * 32, "forward pass alone"), (3 * 100 * 10 * 32, "two operations"), (3 * 2 * 100 * 10, "one image"), (2 * 2 * 100 * 10 * 32, "input needs")]),
     "speed_and_scale.2": (lambda logits, x: torch.autograd.grad(F.binary_cross_entropy_with_logits(l := logits.clone().requires_grad_(), x, reduction="sum"), l)[0],
         [(lambda l, x: x - torch.sigmoid(l), "the sign"), (lambda l, x: l - x, "derivative of softplus"), (lambda l, x: torch.sigmoid(l) * torch.sigmoid(-l) * (torch.sigmoid(l) - x), "cancels"), (lambda l, x: (torch.sigmoid(l) - x).mean(0), "no mean")]),
@@ -232,6 +259,16 @@ EXERCISES = {      # name: a right answer, then typical wrong ones with a piece 
     "likelihoods.3": (lambda x, p: ContinuousBernoulli(p).log_prob(x),
         [(lambda x, p: -F.binary_cross_entropy(p, x, reduction="none"), "without its normalizer"), (lambda x, p: -2 * F.binary_cross_entropy(p, x, reduction="none") - ContinuousBernoulli(p).log_prob(x), "wrong sign"),
          (lambda x, p: ContinuousBernoulli(p).log_prob(x).exp(), "asked is its logarithm"), (lambda x, p: -F.binary_cross_entropy(p, x, reduction="none") - (1 - 2 * p) / ((1 - p) / p).log(), "*logarithm* of the integral")]),
+    "limits.1": (lambda p, q: sum((Bernoulli(p).log_prob(torch.full_like(p, a)) + Bernoulli(q).log_prob(torch.full_like(q, b))).exp() * (a - b)**2 for a, b in itertools.product((0., 1.), repeat=2)),
+        [(lambda p, q: p**2 - 2 * p * q + q**2, "noise of the draw"), (lambda p, q: p - p**2 + q - q**2, "noise alone"), (lambda p, q: p - p * q, "two orders"), (lambda p, q: 1 - p - q + 2 * p * q, "*agree*"), (lambda p, q: torch.abs(q - p), "distance of the probabilities")]),
+    "limits.2": (area_under_the_curve,
+        [(lambda known, foreign: area_under_the_curve(foreign, known), "swapped"), (lambda known, foreign: torch.stack([(known > score).double() for score in foreign]).mean(), "ties are missing"),
+         (lambda known, foreign: torch.stack([(known >= score).double() for score in foreign]).mean(), "not fully"), (lambda known, foreign: known.sum() / len(known) - foreign.sum() / len(foreign), "in nats"),
+         (lambda known, foreign: (known > foreign.sum() / len(foreign)).double().mean(), "every foreign score")]),
+    "limits.3": (lambda kl, floor: torch.tensor(sum(max(floor, statistics.fmean(column)) for column in kl.T.tolist()), **double),
+        [(lambda kl, floor: torch.maximum(kl, torch.full_like(kl, floor)).sum() / len(kl), "each image"), (lambda kl, floor: kl.sum() / len(kl), "floor is missing"), (lambda kl, floor: torch.tensor(max(floor, (kl.sum() / len(kl)).item()), **double), "of its own"),
+         (lambda kl, floor: F.relu(kl.mean(0) - floor).sum(), "right gradient"), (lambda kl, floor: torch.minimum(kl.mean(0), torch.full_like(kl[0], floor)).sum(), "ceiling"),
+         (lambda kl, floor: torch.maximum(kl.mean(0), torch.full_like(kl[0], floor)).mean(), "Sum over the dimensions")]),
 }
 WRONG = [(name, wrong, reason) for name, (_, wrongs) in EXERCISES.items() for wrong, reason in wrongs]
 
@@ -311,7 +348,7 @@ def test_numbers_must_be_near(name):
     assert check(name, right * 1.001).right == (name in INEXACT or right == 0)
 
 
-INEXACT = {"latent_variables.1", "latent_variables.2", "distributions.2", "distributions.3", "elbo.1", "elbo.3", "evaluation.2",
+INEXACT = {"diagnosis.3", "downstream.3", "latent_variables.1", "latent_variables.2", "distributions.2", "distributions.3", "elbo.1", "elbo.3", "evaluation.2",
            "latent_space.3", "results.2", "posterior_gap.1", "likelihoods.1", "likelihoods.2", "your_own_images.2", "speed_and_scale.3"}      # the others are whole numbers
 
 

@@ -243,6 +243,16 @@ _EXERCISES["your_own_images.3"] = _Exercise(lambda a: a.permute(0, 3, 1, 2), "Th
     [(lambda a: a.reshape(a.shape[0], a.shape[3], a.shape[1], a.shape[2]), "A reshape keeps the order of the values: colours of neighbouring pixels get mixed into rows."), (lambda a: a.permute(0, 3, 2, 1), "Height and width are swapped."), (lambda a: a.permute(3, 0, 1, 2), "The channels come after n, not before."), (lambda a: a, "The channels are still last.")],
     lambda: [(torch.rand(2, 4, 5, 3, dtype=torch.float64),), (torch.rand(3, 5, 4, 2, dtype=torch.float64),)])
 
+# %% ../nbs/practice/32_exercises.ipynb #diagnosis-exercises
+_EXERCISES["diagnosis.1"] = _Exercise(784., "The mean over pixels divides the cross-entropy by 784 and leaves the KL as it is.", "By what is the reconstruction divided, and the KL not?",
+    [(1 / 784, "Turn it round: the reconstruction is too light, so the KL is too heavy."), (784 / 20, "The KL is summed over its 20 dimensions: nothing divides it by 20."), (28., "28 times 28 pixels."), (1., "Sums and means weigh differently.")])
+_EXERCISES["diagnosis.2"] = _Exercise(lambda m, s: 0.5 * (m**2 + torch.exp(2 * s) - 1 - 2 * s), "The second output is log σ, so the variance is exp(2s) and its logarithm 2s.", "What is the variance, if std = exp(second)?",
+    [(lambda m, s: 0.5 * (m**2 + torch.exp(s) - 1 - s), "That takes it for the log variance, which is the mistake."), (lambda m, s: 0.5 * (m**2 + torch.exp(2 * s) - 1 - s), "The logarithm of the variance is 2s."),
+     (lambda m, s: 0.5 * (m**2 + s**2 - 1 - torch.log(s**2)), "That takes it for σ itself."), (lambda m, s: m**2 + torch.exp(2 * s) - 1 - 2 * s, "The factor ½ is missing."), (lambda m, s: -0.5 * (m**2 + torch.exp(2 * s) - 1 - 2 * s), "A KL is never negative: the sign.")],
+    lambda: [(torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)) for _ in range(2)])
+_EXERCISES["diagnosis.3"] = _Exercise(1 / (1 + math.exp(-1)), "The inner sigmoid gives at most 1, and sigmoid(1) = 0.731.", "The inner sigmoid gives numbers from 0 to 1. What does the outer one make of them?",
+    [(1., "The outer sigmoid gets at most 1, not infinity."), (0.5, "That is the smallest: sigmoid(0)."), (1 / (1 + math.exp(-0.5)), "That is the sigmoid of the middle; the inner one can reach 1.")])
+
 # %% ../nbs/practice/32_exercises.ipynb #speed-exercises
 _EXERCISES["speed_and_scale.1"] = _Exercise(192_000, "Three products of 100 by 10, a multiplication and an addition each, for 32 images.", "Forward, gradient of the weights, gradient of the input: each 2ab for an image.",
     [(64_000, "That is the forward pass alone: the gradients take as much again, twice."), (96_000, "A multiplication and an addition are two operations."), (6000, "That is one image; the batch has 32."), (128_000, "The input needs a gradient too: three products.")])
@@ -251,6 +261,22 @@ _EXERCISES["speed_and_scale.2"] = _Exercise(lambda l, x: l.sigmoid() - x, "The p
     lambda: [(2 * torch.randn(4, 6, dtype=torch.float64), torch.rand(4, 6, dtype=torch.float64)) for _ in range(2)])
 _EXERCISES["speed_and_scale.3"] = _Exercise(1 / 0.6, "What remains is 60 % of the time (Amdahl's law).", "New time over old time is 0.6.",
     [(2.5, "That would be so if the products vanished; it is the rest that vanishes."), (0.6, "That is the new time as a share of the old; asked is the old over the new."), (0.4, "That is the share that is saved."), (1.4, "40 % of the time saved is more than 40 % faster.")])
+
+# %% ../nbs/practice/32_exercises.ipynb #downstream-exercises
+def _bound_without_label(each, log_q): return (log_q.exp() * (each - log_q)).sum(-1)
+
+_EXERCISES["downstream.1"] = _Exercise(lambda w, l: w * l / (w + l), "Ink w·l over half the outline, w + l: the two ends count as outline, so a short bar is taken for a thinner one.", "The ink is w · l. How long is the outline of a rectangle?",
+    [(lambda w, l: w, "That is the true width, the limit of a long bar: the two short ends are outline, too."), (lambda w, l: w * l / (2 * (w + l)), "Divide by *half* of the outline."),
+     (lambda w, l: 2 * w * l / (w + l), "The outline is 2 (w + l), so half of it is w + l."), (lambda w, l: l, "That is the length."), (lambda w, l: w * l, "That is the ink: divide by half of the outline.")],
+    lambda: [tuple(torch.tensor([w, l], dtype=torch.float64)) for w, l in ((2, 20), (3, 9), (5, 8))])
+_EXERCISES["downstream.2"] = _Exercise(_bound_without_label, "The expectation of bound minus log q, which is the weighted bound plus the entropy of q.", "Expectation under q of (each - log q), summed over the ten digits.",
+    [(lambda e, q: (q.exp() * e).sum(-1), "The entropy of q is missing."), (lambda e, q: (q.exp() * (e + q)).sum(-1), "The entropy is -Σ q log q: the sign is flipped."),
+     (lambda e, q: e.logsumexp(-1), "That is what the best q would reach; asked is the bound with this q."), (lambda e, q: e.mean(-1), "That gives every digit the same weight."),
+     (lambda e, q: (q * (e - q)).sum(-1), "The weights are probabilities: exp(log q)."), (lambda e, q: _bound_without_label(e, q).mean(), "Keep one value per image.")],
+    lambda: [(5 * torch.randn(n, 10, dtype=torch.float64) - 100, torch.randn(n, 10, dtype=torch.float64).log_softmax(-1)) for n in (4, 6)])
+_EXERCISES["downstream.3"] = _Exercise(392 * math.log(2), "Each hidden pixel has probability one half, whatever z: a constant that no posterior notices.", "What is the probability of one pixel that was flipped with probability ½? And of 392?",
+    [(-392 * math.log(2), "The size is right; asked is how far *below*, a positive number."), (784 * math.log(2), "Only half of the 784 pixels are hidden."), (392., "That is in bits. A nat uses the natural logarithm."),
+     (0., "They say nothing about z, but their probability is not one."), (math.log(2), "That is one pixel of 392.")])
 
 # %% ../nbs/practice/32_exercises.ipynb #cell-18
 _EXERCISES["posterior_gap.1"] = _Exercise(3.5, "-121.0 + 124.5.", "Amortization: from the encoder's ELBO to the best Gaussian's.",
@@ -272,3 +298,20 @@ _EXERCISES["likelihoods.2"] = _Exercise(0.2, "The root of the mean squared error
 _EXERCISES["likelihoods.3"] = _Exercise(lambda x, p: _score(x, p) - _log_c(p), "The cross-entropy score, divided by its integral.", "Subtract the logarithm of the integral c(p).",
     [(_score, "That is the score without its normalizer."), (lambda x, p: _score(x, p) + _log_c(p), "The normalizer has the wrong sign: dividing by c subtracts log c."), (lambda x, p: (_score(x, p) - _log_c(p)).exp(), "That is the density; asked is its logarithm."), (lambda x, p: _score(x, p) - _log_c(p).exp(), "Subtract the *logarithm* of the integral.")],
     lambda: [(torch.rand(6, dtype=torch.float64), 0.1 + 0.3 * torch.rand(6, dtype=torch.float64)) for _ in range(2)])
+
+# %% ../nbs/practice/32_exercises.ipynb #limits-exercises
+_EXERCISES["limits.1"] = _Exercise(lambda p, q: p * (1 - q) + q * (1 - p), "On and off, or off and on: (p - q)² of the probabilities, plus the noise of both.", "Two of the four cases differ, by one. Add their probabilities.",
+    [(lambda p, q: (p - q)**2, "That is the picture of probabilities: the noise of the draw is missing."), (lambda p, q: p * (1 - p) + q * (1 - q), "That is the noise alone: the difference of the probabilities is missing."),
+     (lambda p, q: p * (1 - q), "Only one of the two orders: off and on differs too."), (lambda p, q: p * q + (1 - p) * (1 - q), "That is the probability that they *agree*."),
+     (lambda p, q: (p - q).abs(), "That is the distance of the probabilities, not the mean over draws.")],
+    lambda: [(torch.rand(6, dtype=torch.float64), torch.rand(6, dtype=torch.float64)) for _ in range(2)])
+_EXERCISES["limits.2"] = _Exercise(lambda known, foreign: ((known[:, None] > foreign).double() + 0.5 * (known[:, None] == foreign).double()).mean(), "All pairs, ties half.", "Compare each known score with each foreign one: known[:, None] against foreign.",
+    [(lambda known, foreign: ((foreign[:, None] > known).double() + 0.5 * (foreign[:, None] == known).double()).mean(), "The two are swapped: that is how often the *foreign* score is higher."), (lambda known, foreign: (known[:, None] > foreign).double().mean(), "The ties are missing: they count half."),
+     (lambda known, foreign: (known[:, None] >= foreign).double().mean(), "Ties count half, not fully."), (lambda known, foreign: known.mean() - foreign.mean(), "That is a difference in nats; asked is a probability."),
+     (lambda known, foreign: (known > foreign.mean()).double().mean(), "Compare with every foreign score, not with their mean.")],
+    lambda: [(torch.randint(1, 8, (11,)).double(), torch.randint(0, 7, (9,)).double()) for _ in range(3)])
+_EXERCISES["limits.3"] = _Exercise(lambda kl, floor: kl.mean(0).clamp(min=floor).sum(), "The mean over the batch, at least the floor in each dimension, summed.", "First the mean over the batch, then the maximum with the floor, then the sum over dimensions.",
+    [(lambda kl, floor: kl.clamp(min=floor).sum(1).mean(), "That applies the floor to each image: average over the batch first."), (lambda kl, floor: kl.mean(0).sum(), "The floor is missing."),
+     (lambda kl, floor: kl.mean(0).sum().clamp(min=floor), "Each dimension has a floor of its own, not only their sum."), (lambda kl, floor: (kl.mean(0) - floor).clamp(min=0).sum(), "That has the right gradient but not the right value: the free nats still count in the term."),
+     (lambda kl, floor: kl.mean(0).clamp(max=floor).sum(), "That is a ceiling."), (lambda kl, floor: kl.mean(0).clamp(min=floor).mean(), "Sum over the dimensions, as the KL does.")],
+    lambda: [(2 * torch.rand(6, 4, dtype=torch.float64), 0.9), (0.01 * torch.rand(5, 3, dtype=torch.float64), 1.)])

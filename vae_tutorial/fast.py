@@ -57,9 +57,9 @@ def gradients_by_hand(
     deviation, noise = (0.5 * log_variance).exp(), torch.randn_like(mean)
     images = _forward(decoder, mean + deviation * noise)
     logits, variance = images[-1], deviation.square()
-    on = torch.dot(x.reshape(-1), logits.view(-1)) - 0.5 * (logits.sum() + logits.abs().sum())      # x . logits - sum of max(logits, 0)
+    on = torch.dot(x.reshape(-1), logits.view(-1)) - logits.relu().sum()
     p = logits.sigmoid_()
-    reconstruction = on + _sum_of_logs((p - 0.5).abs_().add_(0.5))      # minus log(1 + exp(-|logits|)), which is log max(p, 1 - p)
+    reconstruction = on + _sum_of_logs(torch.maximum(p, 1 - p))      # minus log(1 + exp(-|logits|)), which is log max(p, 1 - p)
     kl = 0.5 * (variance + mean.square() - 1 - log_variance).sum()
     to_z = _backward(decoder, images, p.sub_(x).div_(len(x)), need_input=True)
     to_mean = to_z + beta / len(x) * mean
