@@ -355,7 +355,7 @@ INEXACT = {"diagnosis.3", "downstream.3", "latent_variables.1", "latent_variable
 def exercises_in(path): return [cell for cell in nbformat.read(path, as_version=4).cells if re.search(r'check\("', cell.source)]
 
 
-PAGES = [path for path in notebooks.notebooks() if path.stem not in ("index", "reference", "32_exercises")]
+PAGES = [path for path in notebooks.notebooks() if path.stem not in ("index", "reference", "32_exercises", "36_questions")]
 
 
 def test_notebooks_and_exercises_name_each_other():

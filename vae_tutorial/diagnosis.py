@@ -179,16 +179,17 @@ class _Study:
 
     def locate(self):
         "Find the sites. Also sets `candidates` for the reconstruction, the likeliest first, and whether the model's forward returned one."
-        run, self.unused, self.candidates, self.given = self.run(), False, [], False
+        run, self.unused, self.candidates, self.given, self.seconds = self.run(), False, [], False, []
         flow = _flow(run.ops, self.x)
         z, self.unused = _find_z(run.ops, flow, self.x.numel())
+        self.blind = not any(flow.encoded.values()) and any(op.name in _PRODUCTS for op in run.ops)
         if z is None: return _Sites()
         sites, self.z_shape, self.size = _Sites(noise=flow.latent, z=z), run.ops[z].output.shape, run.ops[z].output.numel()
         self._find_reconstruction(run, z)
         return self._find_posterior(run, flow, sites)
 
     def _find_posterior(self, run, flow, sites):
-        "Without noise, z is the mean; the second output is the first thing that changes z's width but not its mean."
+        "Without noise, z is the mean; the second output is the first thing that changes z's width but not its mean (`seconds` are all of them)."
         z = sites.z
         quiet = self.run(self.edits(sites, noise=0.))
         still = quiet.ops[z].output.flatten()
@@ -203,8 +204,8 @@ class _Study:
             moved = self.run(self.edits(sites, noise=0.) | shift)
             if i == mean or not same(moved, z, still): continue      # the mean depends on it
             wider = flow.latent is not None and not same(self.run(self.edits(sites, noise=1.) | shift), z, noisy)
-            if wider or flow.latent is None and self._differ(moved.loss, quiet.loss): return sites._replace(second=i)
-        return sites
+            if wider or flow.latent is None and self._differ(moved.loss, quiet.loss): self.seconds.append(i)
+        return sites._replace(second=next(iter(self.seconds), None))
 
     def _find_reconstruction(self, run, z):
         "What is made from z, has the size of the images, and has not met them again; what forward returned comes first."
@@ -319,7 +320,8 @@ class _Joined(nn.Module):
     "An encoder and a decoder as one model whose forward returns reconstruction, mean and second output."
     def __init__(self, encoder, decoder, owner=None):
         super().__init__()
-        self.owner, self.parts = owner, nn.ModuleList([part for part in (encoder, decoder) if isinstance(part, nn.Module)] if owner is None else [])
+        owners = [owner] if owner is not None else [part if isinstance(part, nn.Module) else getattr(part, "__self__", None) for part in (encoder, decoder)]
+        self.parts = nn.ModuleList([part for part in dict.fromkeys(owners) if isinstance(part, nn.Module)])
         self.encode, self.decode = encoder, decoder
 
     def forward(self, x):
@@ -523,7 +525,7 @@ def _probe_targets(s):
     def slope(x):
         leaf = torch.full(s.reconstruction_shape, 0.5, device=x.device, dtype=x.dtype, requires_grad=True)
         run = s.run(s.edits(s.sites, reconstruction=leaf, **s.still), x, grad=True)
-        g, = torch.autograd.grad(run.loss, leaf, allow_unused=True)
+        g = torch.autograd.grad(run.loss, leaf, allow_unused=True)[0] if run.loss.requires_grad else None
         return torch.zeros(x.numel()) if g is None else g.flatten()
     before, wrong, where = slope(x), 0, None
     places = torch.randperm(x.numel(), generator=generator)[:12].tolist()
@@ -682,7 +684,7 @@ def _probe_gradients(s):
         yield "gradient_cut", "error", "the loss has no gradient at all", "loss.requires_grad is False", "no detach, no_grad or .item() on the way to the loss", "build/08_training"
         return
     trained = [(name, p) for name, p in named if p.requires_grad]
-    gradients = torch.autograd.grad(run.loss, [p for _, p in trained], allow_unused=True)
+    gradients = torch.autograd.grad(run.loss, [p for _, p in trained], allow_unused=True) if trained else []
     silent = [(name, p) for (name, p), g in zip(trained, gradients) if g is None or not g.any()] + [(name, p) for name, p in named if not p.requires_grad]
     def matters(p):
         kept = p.detach().clone()
@@ -709,6 +711,7 @@ def _probe_optimizer(s):
 def _probe_code(s):
     "Does the picture depend on the code, on nothing but the code, and the code on the image?"
     sites, x = s.sites, s.x
+    if s.blind: yield "encoder_ignores_x", "error", "the images enter no layer", "of all layers, none takes anything that comes from the batch", "pass x through the encoder", "build/06_networks"
     if sites.z is None: return
     quiet = {"noise": 0.} if sites.noise is not None else {}
     if sites.mean is not None:
@@ -852,7 +855,10 @@ def _measure(s):
         except Exception: s.half_family = None
     if sites.mean is not None:
         r = _best_guess(s)
-        s.kl = _kl(s, s.sites, r)
+        for second in s.seconds or [None]:      # a softplus, say, may stand between what the encoder gives and what has a meaning
+            kl = _kl(s, s.sites._replace(second=second), r)
+            if s.kl is None or kl.reads: s.kl = kl
+            if kl.reads: break
         base = abs(s.loss(s.sites, reconstruction=r, **s.still))
         s.kl_noise = 1e-6 * base / max(abs(s.kl.weight) * s.size, 1e-12)
 

@@ -1,0 +1,193 @@
+"""Faults and forms of models that are not in the lab of limits/13_diagnosis, and what diagnose promises to leave alone."""
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from vae_tutorial.data import binarize, load_mnist
+from vae_tutorial.diagnosis import diagnose
+
+torch.set_num_threads(1)
+X = binarize(load_mnist().train.images[:64], 0)
+
+
+class Model(nn.Module):
+    "Separate heads, functional activations, probabilities out."
+    def __init__(self):
+        super().__init__()
+        self.body, self.m, self.s, self.code, self.out = nn.Linear(784, 100), nn.Linear(100, 5), nn.Linear(100, 5), nn.Linear(5, 100), nn.Linear(100, 784)
+
+    def encode(self, x):
+        h = torch.tanh(self.body(x.flatten(1)))
+        return self.m(h), self.s(h)
+
+    def sample(self, m, s): return m + torch.exp(s / 2) * torch.randn_like(m)
+    def decode(self, z): return torch.sigmoid(self.out(F.leaky_relu(self.code(z))))
+
+    def forward(self, x):
+        m, s = self.encode(x)
+        return self.decode(self.sample(m, s)), m, s
+
+
+def bce(recon, x): return F.binary_cross_entropy(recon.flatten(1), x.flatten(1), reduction="sum")
+def kl(m, s): return 0.5 * (m**2 + s.exp() - 1 - s).sum()
+def elbo_loss(recon, x, mu, logvar): return (bce(recon, x) + kl(mu, logvar)) / len(x)
+def changed(**methods): return type("Changed", (Model,), methods)
+
+
+def _hidden_detached(self, x):
+    h = torch.tanh(self.body(x.flatten(1))).detach()
+    return self.m(h), self.s(h)
+
+def _one_head(self, x):
+    h = torch.tanh(self.body(x.flatten(1)))
+    return self.m(h), self.m(h)
+
+def _no_grad(self, x):
+    with torch.no_grad(): return Model.encode(self, x)
+
+def _around(self, x):
+    m, s = self.encode(x)
+    return torch.sigmoid(self.out(F.leaky_relu(self.code(self.sample(m, s))) + torch.tanh(self.body(x.flatten(1))))), m, s
+
+def _seeded(self, m, s):
+    torch.manual_seed(0)
+    return Model.sample(self, m, s)
+
+def _standardized(self, x):
+    x = x.flatten(1)
+    return Model.encode(self, (x - x.mean(0)) / (x.std(0) + 0.1))
+
+def _only_first(self, x): return Model.encode(self, torch.zeros_like(x))
+
+
+FAULTS = {
+    "kl over the mean, not its square": ("kl_formula", Model, lambda recon, x, mu, logvar: (bce(recon, x) + 0.5 * (mu + logvar.exp() - 1 - logvar).sum()) / len(x)),
+    "sign inside the kl": ("kl_formula", Model, lambda recon, x, mu, logvar: (bce(recon, x) - 0.5 * (1 + logvar - mu**2 + logvar.exp()).sum()) / len(x)),
+    "no exp in the kl": ("kl_formula", Model, lambda recon, x, mu, logvar: (bce(recon, x) - 0.5 * (1 + logvar - mu**2 - logvar).sum()) / len(x)),
+    "no kl": ("no_kl", Model, lambda recon, x: bce(recon, x) / len(x)),
+    "log of a half": ("sigma_mismatch", changed(sample=lambda self, m, s: m + s.exp() * torch.randn_like(m)), elbo_loss),
+    "variance for deviation": ("sigma_mismatch", changed(encode=lambda self, x: (Model.encode(self, x)[0], F.softplus(Model.encode(self, x)[1]))), lambda recon, x, mu, std: (bce(recon, x) + 0.5 * (mu**2 + std - 1 - std.log()).sum()) / len(x)),
+    "a deviation cut off": ("gradient_cut", changed(sample=lambda self, m, s: m + torch.exp(s.detach() / 2) * torch.randn_like(m)), elbo_loss),
+    "a layer cut off": ("gradient_cut", changed(encode=_hidden_detached), elbo_loss),
+    "no_grad in the encoder": ("gradient_cut", changed(encode=_no_grad), elbo_loss),
+    "loss of a detached picture": ("gradient_cut", Model, lambda recon, x, mu, logvar: elbo_loss(recon.detach(), x, mu, logvar)),
+    "one head for two": ("same_head", changed(encode=_one_head), elbo_loss),
+    "softmax over pixels": ("softmax_output", changed(decode=lambda self, z: torch.softmax(self.out(F.leaky_relu(self.code(z))), 1)), elbo_loss),
+    "relu before the sigmoid": ("clipped_output", changed(decode=lambda self, z: torch.sigmoid(F.relu(self.out(F.leaky_relu(self.code(z)))))), elbo_loss),
+    "logits into cross-entropy": ("logits_as_probabilities", changed(decode=lambda self, z: self.out(F.leaky_relu(self.code(z)))), elbo_loss),
+    "the elbo itself": ("loss_sign", Model, lambda recon, x, mu, logvar: -elbo_loss(recon, x, mu, logvar)),
+    "log likelihood minimized": ("loss_sign", Model, lambda recon, x, mu, logvar: (-bce(recon, x) + kl(mu, logvar)) / len(x)),
+    "all against all": ("broadcast_targets", Model, lambda recon, x, mu, logvar: ((recon[:, None] - x.flatten(1)) ** 2).sum() + kl(mu, logvar)),
+    "flipped target": ("transposed_targets", Model, lambda recon, x, mu, logvar: elbo_loss(recon, x.flip(3), mu, logvar)),
+    "rolled target": ("shuffled_targets", Model, lambda recon, x, mu, logvar: elbo_loss(recon, x.roll(1, 0), mu, logvar)),
+    "skip connection": ("decoder_sees_x", changed(forward=_around), elbo_loss),
+    "seed in forward": ("same_noise", changed(sample=_seeded), elbo_loss),
+    "noise for all dimensions": ("shared_noise", changed(sample=lambda self, m, s: m + torch.exp(s / 2) * torch.randn(len(m), 1)), elbo_loss),
+    "twice the noise": ("sigma_mismatch", changed(sample=lambda self, m, s: m + 2 * torch.exp(s / 2) * torch.randn_like(m)), elbo_loss),
+    "batch statistics": ("batch_mixing", changed(encode=_standardized), elbo_loss),
+    "encoder without x": ("encoder_ignores_x", changed(encode=_only_first), elbo_loss),
+    "kl of the mean over all": ("wrong_weight", Model, lambda recon, x, mu, logvar: F.mse_loss(recon, x.flatten(1)) + kl(mu, logvar) / len(x)),
+    "kl averaged over dimensions": ("wrong_weight", Model, lambda recon, x, mu, logvar: (bce(recon, x) + kl(mu, logvar) / 5) / len(x)),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_fault_comes_first(name):
+    expected, model, loss = FAULTS[name]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        findings = diagnose(model(), X, loss)
+        assert findings[0].name == expected and not findings.healthy, findings
+
+
+def _in_place(self, m, s):
+    std = s.mul(0.5).exp_()
+    return std.new(std.size()).normal_().mul(std).add_(m)
+
+
+class Distributions(nn.Module):
+    "A posterior object beside the logits; layer norm and SiLU."
+    def __init__(self):
+        super().__init__()
+        self.enc = nn.Sequential(nn.Flatten(), nn.Linear(784, 90), nn.LayerNorm(90), nn.SiLU(), nn.Linear(90, 14))
+        self.dec = nn.Sequential(nn.Linear(7, 90), nn.LayerNorm(90), nn.SiLU(), nn.Linear(90, 784))
+
+    def forward(self, x):
+        m, s = self.enc(x).tensor_split(2, dim=1)
+        q = torch.distributions.Normal(m, (0.5 * s.clamp(-10, 10)).exp())
+        return self.dec(q.rsample()), q
+
+
+class InObject(nn.Module):
+    "Computes its own loss, as some libraries do."
+    def __init__(self):
+        super().__init__()
+        self.inner = Model()
+
+    def forward(self, x):
+        recon, m, s = self.inner(x)
+        return {"loss": elbo_loss(recon, x, m, s), "recon_x": recon}
+
+
+def _distribution_loss(model, x):
+    logits, q = model(x)
+    return F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="sum") + torch.distributions.kl_divergence(q, torch.distributions.Normal(0., 1.)).sum()
+
+
+HEALTHY = {
+    "arguments in another order": (Model, X, lambda x, x_hat, mean, log_var: elbo_loss(x_hat, x, mean, log_var)),
+    "in place": (changed(sample=_in_place), X, elbo_loss),
+    "posterior object": (Distributions, X, _distribution_loss),
+    "loss in the output": (InObject, X, None),
+    "free bits": (Model, X, lambda recon, x, mu, logvar: bce(recon, x) / len(x) + (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).mean(0).clamp(min=0.1).sum()),
+    "a loss of the batch": (Model, X, elbo_loss),
+    "scaled inside": (Model, 255 * X, lambda model, x: (lambda x, out: elbo_loss(out[0], x, *out[1:]))(x / 255, model(x / 255))),
+    "normalized pixels, squared error": (changed(decode=lambda self, z: self.out(F.leaky_relu(self.code(z)))), (X - 0.13) / 0.31, lambda recon, x, mu, logvar: F.mse_loss(recon, x.flatten(1), reduction="sum") + kl(mu, logvar)),
+    "a pair of functions": (lambda: (Model().encode, Model().decode), X, elbo_loss),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_models_get_notes_at_most(name):
+    model, images, loss = HEALTHY[name]
+    for seed in range(2):
+        torch.manual_seed(seed)
+        findings = diagnose(model(), images, loss)
+        assert findings.healthy, findings
+
+
+def test_beta_that_is_meant():
+    def loss(recon, x, mu, logvar): return (bce(recon, x) + 4 * kl(mu, logvar)) / len(x)
+    assert diagnose(Model(), X, loss)[0].name == "wrong_weight" and diagnose(Model(), X, loss, beta=4.).healthy
+
+
+def test_everything_is_left_as_found():
+    model = nn.Sequential()
+    model = Model()
+    model.norm = nn.BatchNorm1d(100)
+    model.encode = lambda x: (lambda h: (model.m(h), model.s(h)))(model.norm(torch.tanh(model.body(x.flatten(1)))))
+    model.eval()
+    model.out.train()
+    model.code.weight.grad = torch.ones_like(model.code.weight)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    state = torch.get_rng_state()
+    diagnose(model, X, elbo_loss)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert not model.training and model.out.training and model.code.weight.grad.eq(1).all() and model.body.weight.grad is None
+    with pytest.raises(ValueError): diagnose(model, X, lambda recon, x, mu, logvar: elbo_loss(recon, x[:, :, 1:], mu, logvar))
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("arguments, match", [
+    ((lambda x: x, X, elbo_loss), "nn.Module"), ((Model(), [1, 2], elbo_loss), "batch"), ((Model(), X[:3], elbo_loss), "at least 8"), ((Model(), X, 3), "loss"),
+    ((nn.Module(), X, elbo_loss), "encode"), ((Model(), X, lambda recon, x, mu, logvar: (recon - x.flatten(1)) ** 2), "one number"),
+    ((nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Sigmoid()), X, elbo_loss), "cannot tell"),
+])
+def test_what_it_cannot_call_is_refused_with_a_remedy(arguments, match):
+    with pytest.raises((TypeError, ValueError), match=match): diagnose(*arguments)
+
+
+def test_what_it_cannot_check_it_says():
+    autoencoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Sigmoid())
+    assert diagnose(autoencoder, X, lambda model, x: bce(model(x), x))[-1].name == "not_checked"
