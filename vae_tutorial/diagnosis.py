@@ -169,8 +169,9 @@ class _Study:
 
     def value(self, sites, name, x=None, seed=0, **values):
         "What stands at a site, flattened to (batch, ...)."
-        run = self.run(self.edits(sites, **values), x, seed)
-        return run.ops[getattr(sites, name)].output.reshape(len(self.x if x is None else x), -1)
+        run, i, num = self.run(self.edits(sites, **values), x, seed), getattr(sites, name), len(self.x if x is None else x)
+        if i >= len(run.ops): return self.x.new_full((num, 1), math.nan)      # an error came first
+        return run.ops[i].output.reshape(num, -1)
 
     def std(self, sites, second):
         "Standard deviation with which z is sampled when the encoder's second output is this number."
