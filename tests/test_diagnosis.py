@@ -87,6 +87,24 @@ FAULTS = {
     "batch statistics": ("batch_mixing", changed(encode=_standardized), elbo_loss),
     "encoder without x": ("encoder_ignores_x", changed(encode=_only_first), elbo_loss),
     "kl of the mean over all": ("wrong_weight", Model, lambda recon, x, mu, logvar: F.mse_loss(recon, x.flatten(1)) + kl(mu, logvar) / len(x)),
+    "noise without its width": ("width_unused", changed(sample=lambda self, m, s: m + torch.randn_like(m)), elbo_loss),
+    "mean times width": ("wrong_sample", changed(sample=lambda self, m, s: m * torch.exp(s / 2) + torch.randn_like(m)), elbo_loss),
+    "one code for all": ("codes_mixed", changed(sample=lambda self, m, s: Model.sample(self, m, s)[:1].expand_as(m)), elbo_loss),
+    "shuffled codes": ("codes_mixed", changed(sample=lambda self, m, s: Model.sample(self, m, s)[torch.randperm(len(m))]), elbo_loss),
+    "half of the code": ("dimensions_left_out", changed(decode=lambda self, z: Model.decode(self, torch.cat([z[:, :2], torch.zeros_like(z[:, 2:])], 1))), elbo_loss),
+    "relu behind the mean": ("limited_mean", changed(encode=lambda self, x: (F.relu(Model.encode(self, x)[0]), Model.encode(self, x)[1])), elbo_loss),
+    "softplus behind the log variance": ("limited_width", changed(encode=lambda self, x: (Model.encode(self, x)[0], F.softplus(Model.encode(self, x)[1]))), elbo_loss),
+    "torch.normal": ("gradient_cut", changed(sample=lambda self, m, s: torch.normal(m, torch.exp(s / 2))), elbo_loss),
+    "kl as a number": ("gradient_cut", Model, lambda recon, x, mu, logvar: (bce(recon, x) + kl(mu, logvar).item()) / len(x)),
+    "kl of the batch's mean": ("uneven_kl", Model, lambda recon, x, mu, logvar: bce(recon, x) / len(x) + kl(mu.mean(0), logvar.mean(0))),
+    "swapped heads": ("swapped_outputs", changed(forward=lambda self, x: (lambda out: (out[0], out[2], out[1]))(Model.forward(self, x))), elbo_loss),
+    "no reconstruction": ("no_reconstruction", Model, lambda recon, x, mu, logvar: kl(mu, logvar) / len(x)),
+    "target of ones": ("blind_loss", Model, lambda recon, x, mu, logvar: (bce(recon, torch.ones_like(x)) + kl(mu, logvar)) / len(x)),
+    "negative target": ("inverted_targets", Model, lambda recon, x, mu, logvar: elbo_loss(recon, 1 - x, mu, logvar)),
+    "half the cross-entropy": ("half_cross_entropy", Model, lambda recon, x, mu, logvar: (-(x.flatten(1) * recon.log()).sum() + kl(mu, logvar)) / len(x)),
+    "swapped arguments": ("swapped_arguments", Model, lambda recon, x, mu, logvar: (F.binary_cross_entropy(x.flatten(1), recon, reduction="sum") + kl(mu, logvar)) / len(x)),
+    "half of the pixels": ("pixels_left_out", Model, lambda recon, x, mu, logvar: (F.binary_cross_entropy(recon[:, ::2], x.flatten(1)[:, ::2], reduction="sum") + kl(mu, logvar)) / len(x)),
+    "root of the log variance": ("not_finite", changed(sample=lambda self, m, s: m + s.sqrt() * torch.randn_like(m)), elbo_loss),
     "kl averaged over dimensions": ("wrong_weight", Model, lambda recon, x, mu, logvar: (bce(recon, x) + kl(mu, logvar) / 5) / len(x)),
 }
 
@@ -156,6 +174,63 @@ def test_healthy_models_get_notes_at_most(name):
         assert findings.healthy, findings
 
 
+class OwnWidth(Model):
+    "The decoder gives a mean and a log variance for each pixel."
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(100, 2 * 784)
+
+    def decode(self, z): return self.out(F.leaky_relu(self.code(z))).chunk(2, dim=1)
+
+
+def test_decoder_with_a_width_of_its_own():
+    def loss(model, x):
+        (picture, log_variance), mu, logvar = model(x)
+        return (F.gaussian_nll_loss(picture, x.flatten(1), log_variance.exp(), reduction="sum") + kl(mu, logvar)) / len(x)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        findings = diagnose(OwnWidth(), X, loss)
+        assert findings.healthy, findings
+
+
+class InAList(Model):
+    "A layer that nn.Module can't see."
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.Linear(100, 100)]
+
+    def decode(self, z): return torch.sigmoid(self.out(F.leaky_relu(self.hidden[0](self.code(z)))))
+
+
+@pytest.mark.parametrize("name, make", [("maximized_loss", lambda p: torch.optim.Adam(p, maximize=True)), ("learning_rate", lambda p: torch.optim.Adam(p, lr=1e-12)), ("learning_rate", lambda p: torch.optim.Adam(p, lr=10.)),
+                                        ("not_in_optimizer", lambda p: torch.optim.Adam(list(p)[2:]))])
+def test_optimizers(name, make):
+    model = Model()
+    assert diagnose(model, X, elbo_loss, optimizer=make(model.parameters()))[0].name == name
+    assert diagnose(model, X, elbo_loss, optimizer=torch.optim.Adam(model.parameters())).healthy
+
+
+def test_layers_in_a_list():
+    assert diagnose(InAList(), X, elbo_loss)[0].name == "unregistered_layers"
+
+
+def _test_loop(divide):
+    def evaluate(model, images):
+        parts = [elbo_loss(*(out := model(part))[:1], part, *out[1:]).item() for part in images.split(128)]
+        return divide(parts, [len(part) for part in images.split(128)])
+    return evaluate
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_test_loops(seed):
+    torch.manual_seed(seed)
+    model = Model()
+    for name, divide in (("uneven_metric", lambda parts, sizes: sum(parts) / len(parts)), ("uneven_metric", lambda parts, sizes: sum(p * n for p, n in zip(parts, sizes)) / len(parts)),
+                         (None, lambda parts, sizes: sum(p * n for p, n in zip(parts, sizes)) / sum(sizes)), (None, lambda parts, sizes: sum(p * n for p, n in zip(parts, sizes)))):
+        worse = [finding.name for finding in diagnose(model, X, elbo_loss, evaluate=_test_loop(divide)) if finding.level != "note"]
+        assert worse == ([name] if name else [])
+
+
 def test_beta_that_is_meant():
     def loss(recon, x, mu, logvar): return (bce(recon, x) + 4 * kl(mu, logvar)) / len(x)
     assert diagnose(Model(), X, loss)[0].name == "wrong_weight" and diagnose(Model(), X, loss, beta=4.).healthy
@@ -169,6 +244,7 @@ def test_everything_is_left_as_found():
     model.eval()
     model.out.train()
     model.code.weight.grad = torch.ones_like(model.code.weight)
+    model.norm.train()      # its running statistics must not move either
     before = {name: t.clone() for name, t in model.state_dict().items()}
     state = torch.get_rng_state()
     diagnose(model, X, elbo_loss)
@@ -182,7 +258,8 @@ def test_everything_is_left_as_found():
 @pytest.mark.parametrize("arguments, match", [
     ((lambda x: x, X, elbo_loss), "nn.Module"), ((Model(), [1, 2], elbo_loss), "batch"), ((Model(), X[:3], elbo_loss), "at least 8"), ((Model(), X, 3), "loss"),
     ((nn.Module(), X, elbo_loss), "encode"), ((Model(), X, lambda recon, x, mu, logvar: (recon - x.flatten(1)) ** 2), "one number"),
-    ((nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Sigmoid()), X, elbo_loss), "cannot tell"),
+    ((nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Sigmoid()), X, elbo_loss), "cannot tell"), ((Model(), (255 * X).byte(), elbo_loss), "floats"), ((Model(), X / 0, elbo_loss), "NaN"), ((Model(), torch.ones_like(X), elbo_loss), "all the same"),
+    ((Model(), X[:, :, 4:], elbo_loss), "pass loss="), ((type("Labels", (Model,), {"forward": lambda self, x, y: None})(), X, elbo_loss), "pass loss="),
 ])
 def test_what_it_cannot_call_is_refused_with_a_remedy(arguments, match):
     with pytest.raises((TypeError, ValueError), match=match): diagnose(*arguments)

@@ -28,9 +28,9 @@ def _tensors(value):
     "All tensors in nested lists, tuples, dictionaries, data classes and distributions, in order."
     if isinstance(value, Tensor): return [value]
     if isinstance(value, Distribution): return [value.mean, value.stddev]
-    if isinstance(value, dict): value = value.values()
-    elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)) and not callable(value): value = vars(value).values()
-    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") and not isinstance(value, str) else []
+    if isinstance(value, dict): value = list(value.values())
+    elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type, list, tuple)) and not callable(value): value = list(vars(value).values())
+    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
 
 class _Op(NamedTuple):
     "One result of one call into torch."
@@ -64,12 +64,23 @@ class _Tape(TorchFunctionMode):
         self.ops.append(_Op(name, inputs, out))
         return out
 
+
+class _Quiet(TorchFunctionMode):
+    "Every normal draw is 0 while active."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        if name == "normal" and isinstance(args[0], Tensor): return args[0] + torch.zeros_like(out)
+        if name in ("randn", "randn_like", "normal", "normal_"):
+            with torch.no_grad(): out.zero_()
+        return out
+
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-13
 #| code-fold: true
 #| code-summary: "Where the noise meets the image: _flow and _find_z"
 class _Flow(NamedTuple):
     "Which call's result goes into which, and what has gone into it, by the index of the call; -1 stands for the images."
     sources:list # Indices of the calls whose results went in
+    from_x:dict # Whether it comes from the images
     encoded:dict # Whether it comes from the images through at least one layer
     noises:dict # The random draws that it comes from
     latent:int|None # The draw that meets the encoded image: the noise of the posterior's sample
@@ -86,10 +97,10 @@ def _flow(ops, x):
         noises[i] = frozenset().union(*(noises[k] for k in into)) | ({i} if drawn else set())
         for n in noises[i]:
             meets = any(encoded[k] and n not in noises[k] for k in into) and any(n in noises[k] and not encoded[k] for k in into)
-            if latent is None and (meets or joined and n == i): latent = n
+            if latent is None and op.output.numel() >= len(x) and (meets or joined and n == i): latent = n
         sources.append(into)
         latest[id(op.output)] = i
-    return _Flow(sources, encoded, noises, latent)
+    return _Flow(sources, from_x, encoded, noises, latent)
 
 def _find_z(ops, flow, size):
     "Index of the latent sample, and whether no layer takes it in: the first mix of noise and encoded image that enters a layer; without noise, the narrowest input of a layer."
@@ -100,7 +111,12 @@ def _find_z(ops, flow, size):
     else: z = min(entering, key=lambda k: ops[k].output.numel(), default=None)
     if z is None and flow.latent is not None: z, unused = max(filter(mixed, range(len(ops)))), True
     if z is None or flow.latent is None and ops[z].output.numel() >= size: return None, False
-    while not unused and ops[z].name in _RESHAPES and any(map(wanted, flow.sources[z])): z = next(filter(wanted, flow.sources[z]))
+    while not unused and ops[z].name in _RESHAPES:
+        before = [k for k in flow.sources[z] if k >= 0 and wanted(k) and (ops[k].output.numel() == ops[z].output.numel() or ops[z].name.startswith("conc") or ops[z].name == "cat")]
+        if not before: break
+        z = before[0]
+    while not unused and ops[z].name in ("__getitem__", "narrow", "chunk", "split", "expand", "expand_as") and any(k >= 0 and wanted(k) for k in flow.sources[z]) and flow.latent is not None:      # a part of z, or one row for all
+        z = next(k for k in flow.sources[z] if k >= 0 and wanted(k))
     return z, unused
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-14
@@ -128,7 +144,7 @@ def _replace(value):
 def _noise(value):
     def edit(out, args):
         tensors = [a for a in args[:2] if isinstance(a, Tensor)]
-        if len(tensors) == 2 and all(t.shape == out.shape for t in tensors): return tensors[0] + value * tensors[1]      # torch.normal(mean, std)
+        if len(tensors) == 2 and all(t.shape == out.shape for t in tensors): return (tensors[0] + value * tensors[1]).detach()      # torch.normal(mean, std), which has no gradient
         return torch.full_like(out, value)
     return edit
 
@@ -152,9 +168,9 @@ class _Study:
                 try: loss = self.objective(x)
                 except (RuntimeError, ValueError):
                     if strict: raise
-                    loss = x.new_tensor(math.nan)
+                    loss = None
         finally: handle.remove()
-        return _Run(loss, tape.ops, list(self.returned))
+        return _Run(x.new_tensor(math.nan) if loss is None else loss, tape.ops, list(self.returned))
 
     def edits(self, sites, **values):
         "Edits that put values at the sites, by name."
@@ -181,12 +197,16 @@ class _Study:
     def locate(self):
         "Find the sites. Also sets `candidates` for the reconstruction, the likeliest first, and whether the model's forward returned one."
         run, self.unused, self.candidates, self.given, self.seconds = self.run(), False, [], False, []
+        self.silent_second, self.foreign, self.swapped = None, False, False
         flow = _flow(run.ops, self.x)
         z, self.unused = _find_z(run.ops, flow, self.x.numel())
         self.blind = not any(flow.encoded.values()) and any(op.name in _PRODUCTS for op in run.ops)
-        if z is None: return _Sites()
+        images = [op for op in run.ops if id(op.output) in {id(t) for t in run.returned} and op.output.numel() == self.x.numel()]
+        self.imageless = bool(images) and not any(flow.from_x[i] for i, op in enumerate(run.ops) if any(op is image for image in images))
+        if z is None or run.ops[z].output.numel() % len(self.x): return _Sites()
         sites, self.z_shape, self.size = _Sites(noise=flow.latent, z=z), run.ops[z].output.shape, run.ops[z].output.numel()
         self._find_reconstruction(run, z)
+        if flow.latent is None and not self.candidates: return _Sites()
         return self._find_posterior(run, flow, sites)
 
     def _find_posterior(self, run, flow, sites):
@@ -197,6 +217,9 @@ class _Study:
         def same(run, i, value): return torch.allclose(run.ops[i].output.flatten(), value, rtol=1e-4, atol=1e-6)
         fit = [i for i in range(z + 1) if flow.encoded[i] and (flow.latent is None or flow.latent not in flow.noises[i]) and run.ops[i].output.numel() == still.numel() and run.ops[i].output.is_floating_point()]
         mean = next((i for i in fit if same(quiet, i, still)), None)
+        codes = [t for t in quiet.returned if t.numel() == still.numel() and t.is_floating_point()]
+        alike = [torch.allclose(t.flatten(), still, rtol=1e-4, atol=1e-6) for t in codes]
+        self.foreign, self.swapped = len(codes) > 1 and not any(alike), alike == [False, True]
         if mean is None: return sites
         sites = sites._replace(mean=mean)
         noisy = self.run(self.edits(sites, noise=1.)).ops[z].output.flatten()
@@ -206,6 +229,7 @@ class _Study:
             if i == mean or not same(moved, z, still): continue      # the mean depends on it
             wider = flow.latent is not None and not same(self.run(self.edits(sites, noise=1.) | shift), z, noisy)
             if wider or flow.latent is None and self._differ(moved.loss, quiet.loss): self.seconds.append(i)
+            elif self.silent_second is None and self._differ(moved.loss, quiet.loss): self.silent_second = i
         return sites._replace(second=next(iter(self.seconds), None))
 
     def _find_reconstruction(self, run, z):
@@ -228,14 +252,14 @@ class _Study:
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-18
 class _Family(NamedTuple):
     "How the loss compares a reconstruction r with a pixel v."
-    name:str # "probabilities", "logits", "continuous logits", "squared error" or "absolute error"
+    name:str # "probabilities", "logits", "continuous logits", "squared error", "absolute error", or a mistake
     weight:float # Factor before the sum over pixels and images of the negative log likelihood; 1 for a plain sum
     pixels:str # "as given", or "scaled" if the loss itself brings them to 0 and 1
 
 def _bernoulli_logits(r, v): return F.softplus(r) - v * r
 _FAMILIES = {"probabilities": lambda r, v: -(v * r.log() + (1 - v) * (1 - r).log()), "logits": _bernoulli_logits,
              "squared error": lambda r, v: 0.5 * (r - v) ** 2, "absolute error": lambda r, v: (r - v).abs(),
-             "continuous logits": lambda r, v: _bernoulli_logits(r, v) - (r / torch.tanh(r / 2)).log()}
+             "half of the cross-entropy": lambda r, v: -v * r.log(), "continuous logits": lambda r, v: _bernoulli_logits(r, v) - (r / torch.tanh(r / 2)).log()}
 _CONSTANTS = torch.tensor([0.5, 0.1, 0.3, 0.7, 0.9], dtype=torch.float64)
 
 def _family(study, sites, x=None):
@@ -248,8 +272,10 @@ def _family(study, sites, x=None):
         losses = torch.tensor([study.loss(sites, torch.full_like(x, v), reconstruction=r.item(), **known) for r in _CONSTANTS], dtype=torch.float64)
         rows.append(losses[1:] - losses[0])
     measured, best = torch.cat(rows), None
-    if not measured.isfinite().all() or measured.abs().max() < 1e-6: return None
-    for pixels, ends in (("as given", (low, high)), ("scaled", (0., 1.))):
+    if not measured.isfinite().all(): return None
+    if measured.abs().max() < 1e-6: return _Family("nothing", 0., "as given")
+    if high > low and torch.allclose(rows[0], rows[1], rtol=1e-3): return _Family("another picture", 0., "as given")
+    for pixels, ends in (("as given", (low, high)), ("scaled", (0., 1.)), ("inverted", (high, low))):
         for name, law in _FAMILIES.items():
             predicted = torch.cat([law(_CONSTANTS[1:], v) - law(_CONSTANTS[0], v) for v in ends]) * x.numel()
             weight = (measured @ predicted / predicted.square().sum()).item()
@@ -266,14 +292,16 @@ class _Kl(NamedTuple):
     samples:str|None # As what sampling takes it
     free:bool # Whether it is flat near the prior and a KL far from it
     bowl:float # How far its dependence on the mean is from a parabola, relative
+    uneven:float # How much it matters which images and dimensions have a mean other than 0, relative
     rows:list # (mean, standard deviation, measured, right) in nats for each latent dimension of each image
 
 _READINGS = {"log variance": lambda s: s, "log standard deviation": lambda s: 2 * s, "standard deviation": lambda s: 2 * s.abs().log(), "variance": lambda s: s.abs().log()}
 
-def _kl(study, sites, reconstruction):
+def _kl(study, sites, reconstruction, hold_z=False):
     "Put constants for the posterior's parameters and see by which law the loss changes."
     size = study.size
     fixed = dict(reconstruction=reconstruction) if sites.reconstruction is not None else {}
+    if hold_z: fixed["z"] = 0.
     def loss(m, s=None): return study.expected(sites, mean=m, **fixed, **({} if s is None else {"second": s}))
     base = 0.5 if sites.second is not None else None
     at = {m: loss(m, base) for m in (0., 1., 2., -1.)}
@@ -281,16 +309,18 @@ def _kl(study, sites, reconstruction):
     bowl = [(at[m] - at[0.]) / size for m in (1., 2., -1.)]
     rows = [(m, None, value, 0.5 * m * m) for m, value in zip((1., 2., -1.), bowl)]
     shape = max(abs(b - weight * 0.5 * m * m) for b, m in zip(bowl, (1., 2., -1.))) / max(abs(weight) * 2, 1e-12)
+    m = torch.randn(size, generator=torch.Generator().manual_seed(6)).to(study.x)
+    uneven = abs((loss(m, base) - at[0.]) / (0.5 * m.square().sum().item()) - weight) / max(abs(weight), 1e-12)
     far = (loss(5., base) - loss(4., base)) / (4.5 * size)
     free = shape > 0.03 and far > 0 and abs(loss(0.1, base) - at[0.]) / size < 1e-3 * far * 0.005 and abs((loss(4., base) - loss(3., base)) / (3.5 * size) / far - 1) < 0.02
     if free: weight = far
-    if sites.second is None: return _Kl(weight, shape, None, None, free, shape, rows)
+    if sites.second is None: return _Kl(weight, shape, None, None, free, shape, uneven, rows)
     s, stds, losses = [], [], []
     for value in (base, -2., -1., -0.5, 1., 1.5, 2.):
         std = study.std(sites, value)
         total = loss(0., value)
         if math.isfinite(std) and 1e-6 < std < 1e6 and math.isfinite(total): s.append(value), stds.append(std), losses.append(total)
-    if len(s) < 3: return _Kl(weight, math.inf, None, None, free, shape, rows)
+    if len(s) < 3: return _Kl(weight, math.inf, None, None, free, shape, uneven, rows)
     s, stds = torch.tensor(s, dtype=torch.float64), torch.tensor(stds, dtype=torch.float64)
     measured = (torch.tensor(losses, dtype=torch.float64) - losses[0]) / size
     def kl(log_variance): return 0.5 * (log_variance.exp() - 1 - log_variance)
@@ -301,7 +331,7 @@ def _kl(study, sites, reconstruction):
     rows += [(0., std.item(), value.item(), (r - right[0]).item()) for std, value, r in zip(stds[1:], measured[1:], right[1:])]
     reads = None if abs(weight) < 1e-9 else next((name for name, reading in _READINGS.items() if error(reading(s), weight) < 0.03), None)
     samples = next((name for name, reading in _READINGS.items() if torch.allclose(reading(s).exp().sqrt(), stds, rtol=0.02)), None)
-    return _Kl(weight, max(error(2 * stds.log(), weight), shape), reads, samples, free, shape, rows)
+    return _Kl(weight, max(error(2 * stds.log(), weight), shape), reads, samples, free, shape, uneven, rows)
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-24
 #| code-fold: true
@@ -437,16 +467,16 @@ class Diagnosis(tuple):
 def _number(value): return f"{value:.3g}"
 
 @contextmanager
-def _fresh_weights(model):
+def _fresh_weights(model, seed=0, gain=1.):
     "New random weights for a while, so that what is built wrong shows no matter what training has done to it."
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     kept, parameters = {name: t.detach().clone() for name, t in tensors.items()}, dict(model.named_parameters())
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     try:
         with torch.no_grad():
             for name, t in tensors.items():
                 if not t.is_floating_point(): continue
-                if name in parameters and t.ndim >= 2: t.copy_(torch.randn(t.shape, generator=generator) / t[0].numel() ** 0.5)
+                if name in parameters and t.ndim >= 2: t.copy_(gain * torch.randn(t.shape, generator=generator) / t[0].numel() ** 0.5)
                 elif name in parameters and name.endswith("bias"): t.copy_(0.1 * torch.randn(t.shape, generator=generator))
                 elif not t.isfinite().all() or t.abs().max() > 10: t.fill_(1.)
         yield
@@ -456,9 +486,9 @@ def _fresh_weights(model):
 
 @contextmanager
 def _as_found(model, training):
-    "Put the model into one mode, and afterwards put modes and buffers back."
+    "Put the model into one mode (None leaves it), and afterwards put modes and buffers back."
     modes, buffers = {m: m.training for m in model.modules()}, {name: b.clone() for name, b in model.named_buffers()}
-    model.train(training)
+    if training is not None: model.train(training)
     try: yield
     finally:
         for m, mode in modes.items(): m.training = mode
@@ -476,6 +506,7 @@ def _probe_pixels(s):
     if s.family is not None and s.family.pixels == "scaled": return
     if high > 10:
         yield "pixels_0_255", "error", "pixels are not divided by 255", f"the largest pixel is {_number(high)}; it should be 1", "x / 255, or torchvision's ToTensor", "build/05_data"
+    elif 0 <= low and high < 0.05: yield "tiny_pixels", "warning", "all pixels are almost 0: divided by 255 twice?", f"the largest is {_number(high)}; it should be 1", "divide once", "build/05_data"
     elif bernoulli and low < -1e-6:
         yield ("negative_pixels", "error", "pixels are normalized to negative values, but the loss is a Bernoulli's, which knows only 0 to 1",
                f"the smallest pixel is {_number(low)}; it should be 0 or more", "leave out Normalize, or take a Gaussian likelihood (squared error)", "beyond/14_likelihoods")
@@ -517,7 +548,23 @@ def _probe_range(s):
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-32
 #| code-fold: true
-#| code-summary: "_probe_targets"
+#| code-summary: "_probe_likelihood, _probe_targets"
+def _probe_likelihood(s):
+    "Is the law by which the loss compares pixels a likelihood of these pixels?"
+    name = s.strange.name if s.strange and s.family is None else ""
+    if name == "nothing": yield "no_reconstruction", "error", "the loss has no reconstruction term", "it stays the same whatever the decoder's picture is", "add -log p(x|z)", "concepts/03_elbo"
+    elif name == "another picture": yield "blind_loss", "error", "the loss compares the reconstruction with something else than the image", "it changes with the reconstruction in the same way for a black and a white image", "take the input as the target", "build/07_vae"
+    if s.family is None and not name and s.sites.reconstruction is not None and not s.bare:
+        scaled = (s.x - s.x.min()) / (s.x.max() - s.x.min())
+        pictures = [p for p in (s.x, scaled.clamp(0.05, 0.95), 6 * (scaled - 0.5))]
+        gains = [s.loss(s.sites, reconstruction=p.roll(1, 0), **s.still) - s.loss(s.sites, reconstruction=p, **s.still) for p in pictures]
+        if all(math.isfinite(gain) and gain <= 0 for gain in gains): yield "blind_loss", "error", "the loss is no smaller where the reconstruction is the image than where it is another image", f"with the right images for reconstructions instead of wrong ones it changes by {', '.join(_number(-gain) for gain in gains)}; it should fall", "take the input as the target", "build/07_vae"
+    if s.family is None: return
+    if s.family.name == "absolute error" and any(abs(s.family.weight * scale / 100 - 1) < 0.02 for scale in (1, len(s.x), s.x.numel())):
+        yield "swapped_arguments", "error", "input and target of the binary cross-entropy are swapped", "the loss is a straight line in the reconstruction, with slope 100, where PyTorch cuts the logarithm of 0 off", "F.binary_cross_entropy(reconstruction, x)", "concepts/02_distributions"
+    if s.family.name == "half of the cross-entropy": yield "half_cross_entropy", "error", "half of the cross-entropy is missing: nothing says that dark pixels should be dark", "the loss follows -x log r alone", "-(x log r + (1 - x) log(1 - r)), or F.binary_cross_entropy", "concepts/02_distributions"
+    if s.family.pixels == "inverted": yield "inverted_targets", "error", "reconstructions are compared with the negative of their image", "the loss is smallest where the reconstruction is 1 - x", "the same pixels as input and as target", "build/05_data"
+
 def _probe_targets(s):
     "Change one pixel of the image: the loss must care at that pixel of the reconstruction, and nowhere else."
     if s.family is None or s.sites.reconstruction is None: return
@@ -528,16 +575,20 @@ def _probe_targets(s):
         run = s.run(s.edits(s.sites, reconstruction=leaf, **s.still), x, grad=True)
         g = torch.autograd.grad(run.loss, leaf, allow_unused=True)[0] if run.loss.requires_grad else None
         return torch.zeros(x.numel()) if g is None else g.flatten()
-    before, wrong, where = slope(x), 0, None
+    before, wrong, left_out, where = slope(x), 0, 0, None
+    if not before.any(): return      # the gradient is cut, which another probe says
     places = torch.randperm(x.numel(), generator=generator)[:12].tolist()
     for place in places:
         other = x.clone().view(-1)
         other[place] = x.max() if x.reshape(-1)[place] < middle else x.min()
         changed = (slope(other.view_as(x)) - before).abs()
-        if changed.max() < 1e-9: continue
+        if changed.max() < 1e-9 * max(before.abs().max().item(), 1e-12):
+            left_out += 1
+            continue
         moved = changed.argmax().item()
         elsewhere = (changed > 0.2 * changed.max()).nonzero().flatten().tolist()
         if elsewhere != [place]: wrong, where = wrong + 1, (place, moved, len(elsewhere))
+    if left_out >= 3: yield "pixels_left_out", "error", "the loss ignores some of the pixels", f"{left_out} of {len(places)} pixels of the images, chosen at random, make no difference to it", "sum over all pixels of all images", "build/07_vae"
     if wrong >= 6:
         size = x[0].numel()
         (a, i), (b, j), count = divmod(where[0], size), divmod(where[1], size), where[2]
@@ -550,13 +601,20 @@ def _probe_targets(s):
 #| code-summary: "_probe_sampling, _probe_heads"
 def _probe_sampling(s):
     "Is z drawn from N(mean, std), afresh for each image and dimension?"
+    if s.imageless:
+        yield "decoder_ignores_z", "error", "the decoder's picture has nothing to do with the image", "what forward returns as a picture does not come from the batch", "decode z = mean + std * noise", "build/07_vae"
+        return
+    if s.foreign and s.sites.noise is None:
+        yield "same_noise", "error", "every pass uses the same noise, or none in its right place", "z of the same batch is the same in two passes, though it is none of the codes that forward returns", "z = mean + std * torch.randn_like(std), drawn inside forward", "concepts/04_reparameterization"
+        return
+    if s.foreign:
+        yield "wrong_sample", "error", "the decoder's code is not drawn around the posterior's mean", "with the noise at 0, what the decoder gets is none of the codes that forward returns", "z = mean + std * torch.randn_like(std), each image with its own", "concepts/04_reparameterization"
+        return
     if s.sites.mean is None: return
     if s.sites.noise is None:
-        if s.joined: return
+        if s.joined or s.bare and len(s.run().returned) < 2: return
         a, b = s.value(s.sites, "z", seed=1), s.value(s.sites, "z", seed=2)
-        returned = [t.reshape(len(s.x), -1) for t in s.run(seed=1).returned if t.numel() == a.numel()]
-        if torch.equal(a, b) and len(returned) > 1 and not any(torch.allclose(t, a, atol=1e-5) for t in returned[:2]): yield "same_noise", "error", "every pass uses the same noise", "z of the same batch is the same in two passes, though it is not the mean", "draw the noise inside forward, and set no seed there", "concepts/04_reparameterization"
-        elif torch.equal(a, b): yield "no_sampling", "error", "no sample is drawn in training: the decoder gets the posterior's mean", "two passes over the same batch give the same z; they should differ by the posterior's standard deviation", "z = mean + std * torch.randn_like(std)", "concepts/04_reparameterization"
+        if torch.equal(a, b): yield "no_sampling", "error", "no sample is drawn in training: the decoder gets the posterior's mean", "two passes over the same batch give the same z; they should differ by the posterior's standard deviation", "z = mean + std * torch.randn_like(std)", "concepts/04_reparameterization"
         return
     z, mean, one = (torch.stack([s.value(s.sites, "z", seed=seed, **fixed) for seed in range(1, 9)]) for fixed in ({}, {"noise": 0.}, {"noise": 1.}))
     std = one - mean
@@ -577,11 +635,25 @@ def _probe_sampling(s):
             yield ("wrong_noise", "error", "the noise is not standard normal", f"its mean is {average:.2f}, its variance {spread:.2f}, its kurtosis {kurtosis:.1f}; a standard normal has 0, 1 and 3", "torch.randn_like, not torch.rand_like", "concepts/04_reparameterization")
 
 def _probe_heads(s):
-    "Are the two outputs two outputs?"
-    if s.sites.mean is None or s.sites.second is None: return
+    "Are the two outputs two outputs, does sampling use both, and can they take all values that they need?"
+    if s.sites.mean is None: return
+    if s.sites.noise is not None and s.sites.second is None and s.silent_second is not None:
+        yield "width_unused", "error", "sampling ignores the encoder's second output: every posterior has the same width", "the second output changes the loss, but not z", "z = mean + std * torch.randn_like(std)", "concepts/04_reparameterization"
+    means, x = [], torch.rand(s.x.shape, generator=torch.Generator().manual_seed(7)).to(s.x).round() * (s.x.max() - s.x.min()) + s.x.min()
+    for seed in range(12):
+        with _fresh_weights(s.model, seed, gain=30.): means.append(s.value(s.sites, "mean", x=x, **({"noise": 0.} if s.sites.noise is not None else {})))
+    means = torch.stack(means)
+    low, high = means.min().item(), means.max().item()
+    if means.isfinite().all() and high > low and (low > -1e-6 or max(-low, high) < 1 + 1e-4):
+        yield "limited_mean", "warning", "the posterior's mean can't take all values: an activation stands behind its layer", f"with large random weights it stays between {_number(low)} and {_number(high)}; the prior reaches from -3 to 3", "a linear layer, without ReLU, tanh or sigmoid behind it", "build/06_networks"
+    if s.sites.second is None: return
+    widths = [std for value in (-8., -4., 0., 4.) if math.isfinite(std := s.std(s.sites, value))]
+    if s.sites.noise is not None and len(widths) == 4 and min(widths) > 0.9:
+        yield "limited_width", "warning", "the posterior can't be narrower than the prior: an activation stands behind the log variance", f"its standard deviation stays above {min(widths):.2f}; it must be able to go towards 0", "a linear layer, without ReLU, softplus or sigmoid behind it", "concepts/04_reparameterization"
     run = s.run()
-    a, b = (run.ops[i].output.flatten() for i in (s.sites.mean, s.sites.second))
-    if torch.allclose(a, b): yield "same_head", "error", "mean and second output come from the same layer", f"they differ by at most {_number((a - b).abs().max().item())}, with random weights", "a linear layer of its own for each, or one with 2 * latent_dim outputs and chunk(2, dim=1)", "build/06_networks"
+    a, b = (run.ops[i].output.reshape(len(s.x), -1) for i in (s.sites.mean, s.sites.second))
+    shared = ((a[:, :, None] - b[:, None]).abs().amax(0) < 1e-6).any(1).sum().item()
+    if shared: yield "same_head", "error", "mean and second output share outputs of one layer", f"{shared} of {a.shape[1]} dimensions are equal for all images, with random weights", "a linear layer of its own for each, or one with 2 * latent_dim outputs and chunk(2, dim=1)", "build/06_networks"
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-36
 #| code-fold: true
@@ -607,6 +679,8 @@ def _probe_kl(s):
         yield "free_bits", "note", "the KL counts only above a threshold (free bits)", "the loss doesn't change with a small mean, and grows like the KL from there on", "nothing, if you mean it", "limits/12_limits"
     elif kl.weight < 0 and all(p < 0 for p in same_sign):
         yield "kl_sign", "error", "the KL has the wrong sign: training drives the posterior away from the prior", f"moving the mean from 0 to 1 changes the loss by {kl.rows[0][2] / abs(kl.weight):+.2f} per dimension; it should be +0.50", "loss = reconstruction loss + KL, with KL = -0.5 * sum(1 + log_variance - mean**2 - exp(log_variance))", "concepts/03_elbo"
+    elif kl.error > tolerance and s.swapped: yield "swapped_outputs", "error", "mean and second output are swapped on their way to the loss", "z is drawn around the second of the codes that forward returns, and the KL takes the first for the mean", "return them in the order in which the loss takes them", "build/07_vae"
+    elif kl.uneven > tolerance and kl.bowl < tolerance: yield "uneven_kl", "error", "the KL doesn't count all images and dimensions alike", f"the same squared means, spread at random over the batch, change the loss by {1 + kl.uneven:.2f} or {max(0., 1 - kl.uneven):.2f} times what equal ones do", "sum over the latent dimensions of each image, then average over the images", "concepts/03_elbo"
     elif kl.error > tolerance:
         if kl.bowl > tolerance or kl.reads == kl.samples: yield "kl_formula", "error", "the KL term is not the KL of a Gaussian to N(0, 1)", f"up to a factor it should be 0.5 * (mean**2 + std**2 - 1 - log std**2); {table}", "KL = -0.5 * sum(1 + log_variance - mean**2 - exp(log_variance)), unless your prior is another", "concepts/02_distributions"
         elif kl.reads and kl.samples:
@@ -621,6 +695,7 @@ def _probe_weight(s):
     if kl.reads is None and kl.error > max(0.03, s.kl_noise): return
     weight = kl.weight / family.weight / s.beta
     batch, pixels, latent = len(s.x), s.x[0].numel(), s.size // len(s.x)
+    if family.name == "half of the cross-entropy": return
     bernoulli = family.name not in ("squared error", "absolute error")
     low, high = (0.8, 1.25) if bernoulli else (0.01, 10.)
     reasons = {f"the reconstruction is averaged over {pixels} pixels, the KL summed over {latent} dimensions": pixels, f"the reconstruction is averaged over {pixels} pixels, the KL over {latent} dimensions": pixels / latent,
@@ -651,10 +726,11 @@ def _probe_divisor(s):
 def _probe_gradients(s):
     "Does the gradient say what finite differences say, all along the way from the code to the loss?"
     sites, generator = s.sites, torch.Generator().manual_seed(3)
-    def compare(name, target, **fixed):
-        "Autograd's slope and that of finite differences of `target`, in a random direction of what stands at `name`."
+    def compare(name, target, away=False, **fixed):
+        "Autograd's slope and that of finite differences of `target`, in a random direction of what stands at `name`, or away from 0."
         start = s.value(sites, name, **fixed).reshape(-1)
         direction, step = torch.randn(start.shape, generator=generator).to(start), 1e-2
+        if away: start, direction = torch.ones_like(start) + 0.1 * direction, torch.ones_like(start)
         ends = [target(s.run(s.edits(sites, **{name: start + sign * step * direction}, **fixed))) for sign in (1, -1)]
         signs = (ends[0] - ends[1]).sign()      # so that the slopes of many pixels don't cancel
         leaf, slope = start.clone().requires_grad_(), 0.
@@ -669,11 +745,11 @@ def _probe_gradients(s):
         if sites.mean is not None: checks.append(("the decoder's image and the posterior's mean", compare("mean", seen, **({"noise": 0.5} if sites.noise is not None else {}))))
         if sites.second is not None and sites.noise is not None: checks.append(("the decoder's image and the encoder's second output", compare("second", seen, noise=1.)))
         checks.append(("the loss and the decoder's image", compare("reconstruction", lambda run: run.loss, **s.still)))
-    held = {"reconstruction": 0.5} if sites.reconstruction is not None else {}
+    held = {"reconstruction": _best_guess(s)} if sites.reconstruction is not None else {}
     if sites.mean is not None and s.kl is not None and abs(s.kl.weight) > 1e-9:
         extra = {"noise": 0.5} if sites.noise is not None else {}
-        checks.append(("the KL and the posterior's mean", compare("mean", lambda run: run.loss, **held, **extra)))
-        if sites.second is not None: checks.append(("the KL and the encoder's second output", compare("second", lambda run: run.loss, **held, **extra)))
+        checks.append(("the KL and the posterior's mean", compare("mean", lambda run: run.loss, away=True, **held, **extra)))
+        if sites.second is not None: checks.append(("the KL and the encoder's second output", compare("second", lambda run: run.loss, away=True, **held, **extra)))
     for where, (slope, real, noise) in checks:
         if abs(real) > 20 * noise + 1e-9 and abs(slope - real) > 0.25 * abs(real) + 20 * noise:
             yield ("gradient_cut", "error", f"the gradient is cut between {where}" + (": nothing before it learns from it" if slope == 0 else ""), f"autograd's slope is {_number(slope)}, finite differences say {_number(real)}",
@@ -681,6 +757,11 @@ def _probe_gradients(s):
             return
     named = [(name, p) for name, p in s.model.named_parameters()]
     run = s.run(grad=True)
+    known, strangers = {id(p) for _, p in named}, {}
+    for op in run.ops:
+        for t in op.inputs:
+            if isinstance(t, nn.Parameter) and id(t) not in known: strangers[id(t)] = tuple(t.shape)
+    if strangers: yield "unregistered_layers", "error", "layers are not part of the model: model.parameters() doesn't know them", f"{len(strangers)} parameters, of shapes {', '.join(map(str, list(strangers.values())[:3]))}", "nn.ModuleList instead of a list; make layers in __init__, not in forward", "build/06_networks"
     if not run.loss.requires_grad:
         yield "gradient_cut", "error", "the loss has no gradient at all", "loss.requires_grad is False", "no detach, no_grad or .item() on the way to the loss", "build/08_training"
         return
@@ -701,6 +782,10 @@ def _probe_gradients(s):
 def _probe_optimizer(s):
     "Does the optimizer know all parameters that have a gradient?"
     if s.optimizer is None: return
+    rates = [group["lr"] for group in s.optimizer.param_groups if isinstance(group.get("lr"), (int, float))]
+    if any(group.get("maximize") for group in s.optimizer.param_groups): yield "maximized_loss", "error", "the optimizer makes the loss larger", "it has maximize=True", "maximize=False", "build/08_training"
+    if rates and max(rates) < 1e-8: yield "learning_rate", "error", "the learning rate is too small to change anything", f"it is {max(rates)}", "1e-3 is usual for Adam", "build/08_training"
+    elif rates and type(s.optimizer).__name__ in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop") and max(rates) > 0.05: yield "learning_rate", "warning", "the learning rate is very large", f"it is {max(rates)}", "1e-3 is usual for Adam", "build/08_training"
     known = {id(p) for group in s.optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in s.model.named_parameters() if p.requires_grad and id(p) not in known]
     total = len(list(s.model.parameters()))
@@ -729,7 +814,13 @@ def _probe_code(s):
     scale = max(first.abs().max().item(), 1e-12)
     if (first - second).abs().max() <= 1e-6 * scale:
         yield "decoder_ignores_z", "error", "the decoder ignores its code", f"another z changes its image by at most {_number((first - second).abs().max().item())}", "pass z, not zeros or the image, through the decoder", "build/06_networks"
-    elif (first - other).abs().max() > 1e-3 * (first - second).abs().max() and not s.batch_norm:
+    code = z.reshape(len(x), -1)
+    mine = (s.value(sites, "reconstruction", z=torch.cat([code[:1] + 2, code[1:]])) - first).abs().amax(1)
+    if not s.batch_norm and (first - second).abs().max() > 1e-6 * scale and (mine[0] <= 1e-6 * scale or mine[1:].max() > 0.1 * mine[0]):
+        yield "codes_mixed", "error", "pictures are decoded from other images' codes", f"moving the code of image 0 alone moves its picture by {_number(mine[0].item())}, and others by up to {_number(mine[1:].max().item())}", "keep the batch dimension first, and never index, expand or reshape it", "build/07_vae"
+    deaf = [d for d in range(code.shape[1]) if code.shape[1] <= 128 and (first - s.value(sites, "reconstruction", z=code + 2 * F.one_hot(torch.tensor(d), code.shape[1]).to(code))).abs().max() <= 1e-6 * scale]
+    if deaf and len(deaf) < code.shape[1]: yield "dimensions_left_out", "error", f"the decoder ignores {len(deaf)} of the {code.shape[1]} latent dimensions", f"moving dimension {deaf[0]} of z by 2 changes no pixel", "pass all of z to the decoder", "build/06_networks"
+    if (first - second).abs().max() > 1e-6 * scale and (first - other).abs().max() > 1e-3 * (first - second).abs().max() and not s.batch_norm:
         yield "decoder_sees_x", "error", "the decoder sees the image around the code", f"with the same z, another image changes the reconstruction by {_number((first - other).abs().max().item())}; it should be 0", "no skip connections from encoder to decoder", "build/06_networks"
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-43
@@ -785,34 +876,43 @@ def _probe_evaluation(s):
         z = torch.randn(e.value(sites, "z").shape, generator=torch.Generator().manual_seed(5)).to(s.x)
         c, d = (e.value(sites, "reconstruction", x=binary, seed=seed, z=z, **quiet) for seed in (1, 2))
         if (c - d).abs().max() > 1e-6: yield "dropout_in_eval", "error", "the decoder is still random in eval mode: dropout is left on", f"the image of the same z changes by {_number((c - d).abs().max().item())} from pass to pass; it should not", "F.dropout(x, training=self.training), or nn.Dropout and model.eval()", "build/06_networks"
-    half = len(s.x) // 2
-    mixed = torch.cat([binary[:half], binary[half:].roll(1, -1).flip(0)])
-    f = e.value(sites, name, x=mixed, seed=1, **quiet)
-    if (a[:half] - f[:half]).abs().max() > 1e-4 * max(1., a.abs().max().item()):
-        yield "batch_mixing", "error", "images of a batch influence one another in eval mode", f"the mean of an image changes by {_number((a[:half] - f[:half]).abs().max().item())} with the company it is in", "batch normalization in eval mode with running statistics; reshape and softmax over the right dimension", "build/06_networks"
+    half, other, moved = len(s.x) // 2, binary.roll(1, -1).flip(0), {}
+    for kept, mixed in ((slice(0, half), torch.cat([binary[:half], other[half:]])), (slice(half, None), torch.cat([other[:half], binary[half:]]))):
+        for what in [name] + ["reconstruction"] * (sites.reconstruction is not None):
+            alone, company = (e.value(sites, what, x=x, seed=1, **quiet)[kept] for x in (binary, mixed))
+            moved[what] = max(moved.get(what, 0.), ((alone - company).abs().max() / alone.abs().max().clamp_min(1e-12)).item())
+    if max(moved.values()) > 1e-3:
+        yield "batch_mixing", "error", "images of a batch influence one another in eval mode", f"the {max(moved, key=moved.get)} of an image changes by {_number(100 * max(moved.values()))} % with the company it is in", "batch normalization in eval mode with running statistics; reshape and softmax over the right dimension", "build/06_networks"
     if e.given and sites.noise is not None:
         yield "sampling_in_eval", "note", "forward draws z in eval mode too, so reconstructions and codes change from call to call", "two passes over the same batch differ", "use the posterior's mean for codes and reconstructions; draw only for the ELBO", "build/07_vae"
 
 def _probe_metric(s):
     "Does the test loop weigh every image alike? Many copies of one image and one very different one, last, tell."
     if s.evaluate is None: return
-    a, b = s.x[:1], s.x.max() + s.x.min() - s.x[:1]
-    def score(x):
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+    a, b, num = s.x[:1], s.x.max() + s.x.min() - s.x[:1], 1601
+    def score(x, seed=0):
+        with _fresh_weights(s.model, gain=3.), torch.no_grad(), torch.random.fork_rng(devices=[]), _Quiet():      # so that the two images differ much
+            torch.manual_seed(seed)
             return float(s.evaluate(s.model, x))
-    num = 1601
     copies = a.expand(num - 1, *a.shape[1:])
-    alone, other, together = score(copies), score(b.expand(64, *b.shape[1:])), score(torch.cat([copies, b]))
+    mixed = torch.cat([copies, b])
+    together = score(mixed)
+    if not math.isclose(together, score(mixed, 1), rel_tol=1e-6):
+        yield "dropout_in_eval", "warning", "the test loop is random beside the draw of z: does it run in training mode?", "two passes over the same images differ with all normal draws at 0", "model.eval() before, model.train() after", "build/09_evaluation"
+        return
+    some, alone, other = score(copies[:320]), score(copies), score(b.expand(640, *b.shape[1:]))
+    if math.isclose(alone, 5 * some, rel_tol=1e-4): alone, other, together = alone / (num - 1), other / 640, together / num      # sums
+    elif not math.isclose(alone, some, rel_tol=1e-4):
+        yield "uneven_metric", "warning", "the test loop's number depends on how many images there are", f"{_number(alone)} for 1600 copies of an image, {_number(some)} for 320; they should be equal", "add up sums over images, and divide once by the number of images", "build/09_evaluation"
+        return
     if math.isclose(alone, other, rel_tol=1e-3): return
-    share = (together - alone) / (other - alone)
-    if not 0.6 / num < share < 1.6 / num and not abs(together / alone - num / (num - 1)) < 0.05 / num:
-        yield "uneven_metric", "warning", "the test loop doesn't weigh all images alike: it averages the averages of batches of different sizes", f"the last of {num} images counts for {_number(share * num)} images; it should be 1", "add up sums over images, and divide once by their number", "build/09_evaluation"
+    share = (together - alone) / (other - alone) * num
+    if not 0.8 < share < 1.25: yield "uneven_metric", "warning", "the test loop doesn't weigh all images alike: it averages the averages of batches of different sizes", f"the last of {num} images counts for {share:.2f} images; it should be 1", "add up sums over images, and divide once by their number", "build/09_evaluation"
 
 def _probe_coverage(s):
     "What could not be checked: no finding must not be taken for a clean bill."
     missing = [text for text, gone in (("the latent sample", s.sites.z is None), ("the posterior's mean", s.sites.z is not None and s.sites.mean is None), ("a loss, to check its terms", s.bare),
-                                       ("the law by which the loss compares pixels, so the KL's weight was not checked", not s.bare and s.sites.z is not None and s.family is None)) if gone]
+                                       ("the law by which the loss compares pixels, so the KL's weight was not checked", not s.bare and s.sites.z is not None and s.family is None), *((f"{name} failed ({error})", True) for name, error in s.failed)) if gone]
     if missing: yield "not_checked", "note", "not everything could be checked", "not found: " + "; ".join(missing), f"{_REMEDY}; or write forward so that it returns (reconstruction, mean, log_variance)", "limits/13_diagnosis"
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-46
@@ -835,7 +935,7 @@ def _affordable(study):
 def _measure(s):
     "What the probes share: the reconstruction's place, the family, the KL."
     s.batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in s.model.modules())
-    sites, s.family, s.half_family, s.kl, s.still, s.kl_noise = s.sites, None, None, None, {}, 0.
+    sites, s.family, s.half_family, s.kl, s.still, s.kl_noise, s.strange = s.sites, None, None, None, {}, 0., None
     if sites.z is None: return
     run = s.run()
     s.still = {name: value for name, value in (("mean", 0.), ("second", 0.5), ("noise", 0.5)) if getattr(sites, name) is not None}
@@ -845,9 +945,10 @@ def _measure(s):
     for i in s.candidates:
         trial = sites._replace(reconstruction=i)
         s.family = _family(s, trial)
-        if s.family is not None:
+        if s.family is not None and s.family.weight:
             s.sites = trial
             break
+        s.strange, s.family = s.family or s.strange, None
     else:
         if s.candidates: s.sites = sites._replace(reconstruction=s.candidates[0])
     if s.sites.reconstruction is not None: s.reconstruction_shape = run.ops[s.sites.reconstruction].output.shape
@@ -856,10 +957,10 @@ def _measure(s):
         except Exception: s.half_family = None
     if sites.mean is not None:
         r = _best_guess(s)
-        for second in s.seconds or [None]:      # a softplus, say, may stand between what the encoder gives and what has a meaning
-            kl = _kl(s, s.sites._replace(second=second), r)
-            if s.kl is None or kl.reads: s.kl = kl
-            if kl.reads: break
+        for hold_z, second in [(hold_z, second) for hold_z in (False, True) for second in s.seconds or [None]]:      # a softplus, say, may stand between what the encoder gives and what has a meaning
+            kl = _kl(s, s.sites._replace(second=second), r, hold_z)      # and what the decoder says of its own width may depend on z
+            if s.kl is None or kl.reads or kl.error < 0.03: s.kl = kl
+            if kl.reads or kl.error < 0.03: break
         base = abs(s.loss(s.sites, reconstruction=r, **s.still))
         s.kl_noise = 1e-6 * base / max(abs(s.kl.weight) * s.size, 1e-12)
 
@@ -883,7 +984,7 @@ def _measure_state(s):
     if s.sites.reconstruction is not None: s.images = s.value(s.sites, "reconstruction", **quiet)
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-47
-_STRUCTURE = (_probe_pixels, _probe_range, _probe_targets, _probe_sampling, _probe_heads, _probe_sign, _probe_kl, _probe_weight, _probe_divisor, _probe_gradients, _probe_code)
+_STRUCTURE = (_probe_pixels, _probe_range, _probe_likelihood, _probe_targets, _probe_sampling, _probe_heads, _probe_sign, _probe_kl, _probe_weight, _probe_divisor, _probe_gradients, _probe_code)
 _STATE = (_probe_optimizer, _probe_weights, _probe_units, _probe_collapse, _probe_metric, _probe_coverage)
 
 def diagnose(
@@ -901,25 +1002,47 @@ def diagnose(
     if isinstance(batch, (tuple, list)) and batch: batch = batch[0]
     if not isinstance(beta, (int, float)) or not 0 < beta < math.inf: raise ValueError(f"beta is {beta!r}: it must be a positive number")
     if evaluate is not None and not callable(evaluate): raise TypeError(f"evaluate is a {type(evaluate).__name__}: pass a function of model and images")
-    model, objective = _objective(model, loss, batch)
+    if optimizer is not None and not hasattr(optimizer, "param_groups"): raise TypeError(f"optimizer is a {type(optimizer).__name__}: pass the torch.optim.Optimizer itself")
+    if isinstance(batch, Tensor) and not batch.is_floating_point(): raise TypeError(f"batch has dtype {batch.dtype}: pass it as your model gets it, as floats")
+    if isinstance(batch, Tensor) and not batch.isfinite().all(): raise ValueError("batch holds NaN or infinity: look at the data first")
+    if isinstance(batch, Tensor) and len(batch) and (batch == batch[:1]).all(): raise ValueError("the images of the batch are all the same: pass different ones")
+    whole = nn.ModuleList([part for part in (model if isinstance(model, (tuple, list)) else [model]) if isinstance(part, nn.Module)])
+    with _as_found(whole, None), torch.random.fork_rng(devices=[]):
+        try: model, objective = _objective(model, loss, batch)
+        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            if "pass " in str(error): raise
+            raise TypeError(f"the model or its loss cannot be called on this batch ({error}): {_REMEDY}") from error
     function, x = objective or (lambda x: sum(t.sum() for t in _tensors(model(x)) if t.is_floating_point())), batch.detach()
     with _as_found(model, True), _fresh_weights(model):
         try: x = _affordable(_Study(model, function, x))
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, TypeError) and "pass " in str(error): raise
             if "between 0 and 1" not in str(error): raise ValueError(f"the loss fails on this batch ({error}): {_REMEDY}") from error
-            return Diagnosis([_refused(x)])
+            return Diagnosis([_refused(_Study(model, function, x))])
         s = _Study(model, function, x)
         s.optimizer, s.evaluate, s.beta, s.bare, s.joined = optimizer, evaluate, beta, objective is None, isinstance(model, _Joined)
-        s.sites = s.locate()
+        s.failed, s.sites = [], s.locate()
         _measure(s)
-        findings = [Finding(*finding) for probe in _STRUCTURE for finding in probe(s)]
-    with _as_found(model, False), _fresh_weights(model): late = [Finding(*finding) for finding in _probe_evaluation(s)]
+        findings = _ask((_probe_pixels, _probe_code) if s.unused or s.blind else _STRUCTURE, s)
+    with _as_found(model, False), _fresh_weights(model): late = _ask((_probe_evaluation,), s)
     with _as_found(model, True): _measure_state(s)
-    with _as_found(model, False): findings += [Finding(*finding) for probe in _STATE[:-2] for finding in probe(s)] + late + [Finding(*finding) for probe in _STATE[-2:] for finding in probe(s)]
+    with _as_found(model, False): findings += _ask(_STATE[:-2], s) + late + _ask(_STATE[-2:], s)
     return Diagnosis(sorted(findings, key=lambda finding: (_LEVELS.index(finding.level), finding.name in ("untrained", "inactive_units", "not_checked"))))
 
-def _refused(x):
+def _ask(probes, s):
+    "The findings of some probes; a probe that can't cope with the model is remembered, and said."
+    findings = []
+    for probe in probes:
+        try: findings += [Finding(*finding) for finding in probe(s)]
+        except (RuntimeError, ValueError, IndexError, TypeError) as error: s.failed.append((probe.__name__, str(error).splitlines()[0]))
+    return findings
+
+def _refused(study):
     "The finding when PyTorch's binary cross-entropy refuses its input."
+    x, ops = study.x, study.run().ops
+    broken = next((op for op in ops if op.output.is_floating_point() and not op.output.isfinite().all() and all(t.isfinite().all() for t in op.inputs if t.is_floating_point())), None)
+    if broken is not None:
+        return Finding("not_finite", "error", "infinity or NaN appears before the loss", f"the first comes out of {broken.name}, with finite numbers going in", "take the encoder's second output for the log variance; no square root, logarithm or quotient of what may be 0 or less", "concepts/04_reparameterization")
     if x.min() >= 0 and x.max() <= 1:
         return Finding("logits_as_probabilities", "error", "the loss takes probabilities, but the decoder gives any number", "binary_cross_entropy refuses its values; they should stay between 0 and 1",
                        "binary_cross_entropy_with_logits, or a sigmoid at the decoder's end", "build/06_networks")
