@@ -86,7 +86,7 @@ def test_pictures_for_other_latent_sizes(latent_dim, tmp_path):
 def test_help_names_every_option():
     text = run("train", "--help").stdout
     for option in ("--data", "--pixels", "--latent-dim", "--hidden", "--epochs", "--batch-size", "--lr", "--seed", "--device", "--out", "--resume", "--overwrite"): assert option in text
-    assert all(command in run("--help").stdout for command in ("train", "evaluate", "sample", "reconstruct"))
+    assert all(command in run("--help").stdout for command in ("train", "evaluate", "sample", "reconstruct", "diagnose"))
 
 
 def test_nothing_is_overwritten(finished, tmp_path):
