@@ -244,7 +244,7 @@ _EXERCISES["your_own_images.3"] = _Exercise(lambda a: a.permute(0, 3, 1, 2), "Th
     lambda: [(torch.rand(2, 4, 5, 3, dtype=torch.float64),), (torch.rand(3, 5, 4, 2, dtype=torch.float64),)])
 
 # %% ../nbs/practice/32_exercises.ipynb #diagnosis-exercises
-_EXERCISES["diagnosis.1"] = _Exercise(784., "The mean over pixels divides the cross-entropy by 784 and leaves the KL as it is.", "By what is the reconstruction divided, and the KL not?",
+_EXERCISES["diagnosis.1"] = _Exercise(784, "The mean over pixels divides the cross-entropy by 784 and leaves the KL as it is.", "By what is the reconstruction divided, and the KL not?",
     [(1 / 784, "Turn it round: the reconstruction is too light, so the KL is too heavy."), (784 / 20, "The KL is summed over its 20 dimensions: nothing divides it by 20."), (28., "28 times 28 pixels."), (1., "Sums and means weigh differently.")])
 _EXERCISES["diagnosis.2"] = _Exercise(lambda m, s: 0.5 * (m**2 + torch.exp(2 * s) - 1 - 2 * s), "The second output is log σ, so the variance is exp(2s) and its logarithm 2s.", "What is the variance, if std = exp(second)?",
     [(lambda m, s: 0.5 * (m**2 + torch.exp(s) - 1 - s), "That takes it for the log variance, which is the mistake."), (lambda m, s: 0.5 * (m**2 + torch.exp(2 * s) - 1 - s), "The logarithm of the variance is 2s."),
