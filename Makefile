@@ -26,7 +26,7 @@ bench: .venv-bench/peers
 	.venv-bench/bin/python bench/site.py
 
 results: .venv/dev
-	$(BIN)/nbdev_test --path nbs --file_re '^(11|12|15|31|33|34)_' --flags slow --n_workers 1 --do_print
+	VAE_TUTORIAL_SLOW=1 $(BIN)/nbdev_test --path nbs --file_re '^(11|12|15|31|33|34)_' --flags slow --n_workers 1 --do_print
 	$(BIN)/python tools/notebooks.py refresh nbs/limits/1[12]*.ipynb nbs/beyond/15*.ipynb nbs/practice/31*.ipynb nbs/practice/33*.ipynb nbs/practice/34*.ipynb nbs/index.ipynb
 
 clean:

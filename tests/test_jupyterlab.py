@@ -91,7 +91,7 @@ def scroll_to(page, selector):
 def test_figures_and_panel_in_jupyterlab(browser, lab):
     address, token, runtime = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    problems = []
+    problems, assets = [], {path: path.read_bytes() for path in sorted((notebooks.ROOT / "vae_tutorial" / "assets").iterdir())}
     page.on("pageerror", lambda error: ours(error) and problems.append(error.stack))
     run_all(page, address, token, "practice/33_live_figures.ipynb")
     assert page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
@@ -125,6 +125,7 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
     image = page.locator(".jupyter-widgets img.widget-image").first
     assert image.evaluate("node => node.naturalWidth") > 500
     assert problems == []
+    assert all(path.read_bytes() == content for path, content in assets.items()), "running all cells wrote into the package: slow cells must be left alone"
     page.close()
 
 

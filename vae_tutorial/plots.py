@@ -7,6 +7,7 @@ __all__ = ['DIGIT_COLORS', 'TERM_COLORS', 'use_style', 'show_images', 'show_reco
            'latent_grid', 'show_manifold']
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-03
+import os
 import math
 from collections.abc import Callable
 import matplotlib.pyplot as plt
@@ -22,8 +23,12 @@ from .distributions import check_tensors
 DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#b9ac70", "#832db6", "#a96b59", "#92dadd", "#94a4a2", "#717581", "#e76300"]
 TERM_COLORS = {"elbo": "#3f90da", "reconstruction": "#bd1f01", "kl": "#e69500"}
 
+def _skip_slow(lines):
+    "Cells marked slow write stored results; running a whole notebook leaves them out."
+    return ['print("Left out: a slow cell. To run it, set the environment variable VAE_TUTORIAL_SLOW=1 and start the kernel again.")\n'] if lines and lines[0].startswith("#| slow") else lines
+
 def use_style():
-    "Set the project's look for all matplotlib figures that follow; in a notebook they are vector graphics."
+    "Set the project's look for all matplotlib figures that follow; in a notebook they are vector graphics, and cells marked slow are left out."
     plt.rcParams.update({
         "figure.dpi": 96, "figure.constrained_layout.use": True, "figure.facecolor": "white", "savefig.dpi": 160,
         "font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -31,7 +36,10 @@ def use_style():
     })
     if "inline" in plt.get_backend():
         from matplotlib_inline.backend_inline import set_matplotlib_formats
+        from IPython import get_ipython
         set_matplotlib_formats("svg", dpi=120, metadata={"Date": None})
+        shell = get_ipython()
+        if shell and not os.environ.get("VAE_TUTORIAL_SLOW") and _skip_slow not in shell.input_transformers_cleanup: shell.input_transformers_cleanup.append(_skip_slow)
 
 # %% ../nbs/build/10_latent_space.ipynb #cell-09
 def _check_count(**counts):
