@@ -1,4 +1,7 @@
 """Faults and forms of models that are not in the lab of limits/13_diagnosis, and what diagnose promises to leave alone."""
+import copy
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -193,6 +196,75 @@ def test_decoder_with_a_width_of_its_own():
         assert findings.healthy, findings
 
 
+class LearnedPrior(Model):
+    "A Gaussian prior with a mean and a width that have been trained for a while."
+    def __init__(self):
+        super().__init__()
+        self.prior_mean, self.prior_log_std = nn.Parameter(0.5 * torch.randn(5)), nn.Parameter(0.3 * torch.randn(5))
+
+
+class Mixture(Model):
+    "A prior of ten trained Gaussians, with a KL estimated from the sample."
+    def __init__(self):
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(10, 5))
+
+
+def _gaussian_prior_loss(model, x):
+    recon, m, s = model(x)
+    prior = torch.distributions.Normal(model.prior_mean, model.prior_log_std.exp())
+    return (bce(recon, x) + torch.distributions.kl_divergence(torch.distributions.Normal(m, (s / 2).exp()), prior).sum()) / len(x)
+
+
+def _mixture_loss(model, x):
+    m, s = model.encode(x)
+    q = torch.distributions.Normal(m, (s / 2).exp())
+    z = q.rsample()
+    log_prior = torch.distributions.Normal(model.centres, 1.).log_prob(z[:, None]).sum(2).logsumexp(1) - math.log(10)
+    return (bce(model.decode(z), x) + (q.log_prob(z).sum(1) - log_prior).sum()) / len(x)
+
+
+@pytest.mark.parametrize("name, model, loss, beta", [
+    ("learned_prior", LearnedPrior, _gaussian_prior_loss, 1.), ("learned_prior", Mixture, _mixture_loss, 1.),
+    ("kl_target", Model, lambda recon, x, mu, logvar: bce(recon, x) / len(x) + 30 * (kl(mu, logvar) / len(x) - 12).abs(), 1.),
+    ("kl_target", Model, lambda recon, x, mu, logvar: (bce(recon, x) + 1000 * (kl(mu, logvar) - 2 * len(x)).abs()) / len(x), 1000.),
+])
+def test_other_priors_and_targets_are_notes(name, model, loss, beta):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        findings = diagnose(model(), X, loss, beta=beta)
+        assert findings.healthy and name in [finding.name for finding in findings], findings
+
+
+def test_a_target_does_not_hide_a_wrong_kl():
+    assert diagnose(Model(), X, lambda recon, x, mu, logvar: bce(recon, x) / len(x) + 30 * ((mu**2 + 0.5 * (logvar.exp() - 1 - logvar)).sum() / len(x) - 12).abs())[0].name == "kl_formula"
+
+
+class LogWidth(Model):
+    "A Gaussian likelihood of one trained width."
+    def __init__(self):
+        super().__init__()
+        self.log_width = nn.Parameter(torch.zeros(()))
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_width_needs_its_logarithm(forgotten):
+    def loss(model, x):
+        recon, m, s = model(x)
+        return (0.5 * ((x.flatten(1) - recon) / model.log_width.exp()).square().sum() + kl(m, s)) / len(x) + (0. if forgotten else 784 * model.log_width)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        assert [finding.name for finding in diagnose(LogWidth(), X, loss) if finding.level != "note"] == ["runaway_parameter"] * forgotten
+
+
+@pytest.mark.parametrize("momentum", [0., 0.1, None])
+def test_statistics_that_never_move(momentum):
+    model = Model()
+    model.norm = nn.BatchNorm1d(100, momentum=momentum)
+    model.encode = lambda x: (lambda h: (model.m(h), model.s(h)))(model.norm(torch.tanh(model.body(x.flatten(1)))))
+    assert [finding.name for finding in diagnose(model, X, elbo_loss) if finding.level != "note"] == (["stuck_statistics"] if momentum == 0 else [])
+
+
 class InAList(Model):
     "A layer that nn.Module can't see."
     def __init__(self):
@@ -203,11 +275,22 @@ class InAList(Model):
 
 
 @pytest.mark.parametrize("name, make", [("maximized_loss", lambda p: torch.optim.Adam(p, maximize=True)), ("learning_rate", lambda p: torch.optim.Adam(p, lr=1e-12)), ("learning_rate", lambda p: torch.optim.Adam(p, lr=10.)),
-                                        ("not_in_optimizer", lambda p: torch.optim.Adam(list(p)[2:]))])
+                                        ("not_in_optimizer", lambda p: torch.optim.Adam(list(p)[2:])), ("learning_rate", lambda p: torch.optim.SGD(p, lr=1.)), ("weight_decay", lambda p: torch.optim.Adam(p, weight_decay=10.))])
 def test_optimizers(name, make):
     model = Model()
     assert diagnose(model, X, elbo_loss, optimizer=make(model.parameters()))[0].name == name
-    assert diagnose(model, X, elbo_loss, optimizer=torch.optim.Adam(model.parameters())).healthy
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p, fused=True), lambda p: torch.optim.AdamW(p, lr=3e-3), lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9), lambda p: torch.optim.RMSprop([{"params": list(p), "lr": 1e-3}])])
+def test_healthy_optimizers_are_left_as_found(make):
+    model = Model()
+    optimizer = make(model.parameters())
+    elbo_loss(*(lambda out: (out[0], X, *out[1:]))(model(X))).backward()
+    optimizer.step()
+    before, weights, gradients = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
+    assert diagnose(model, X, elbo_loss, optimizer=optimizer).healthy
+    torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
+    assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items()) and all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients))
 
 
 def test_layers_in_a_list():

@@ -291,6 +291,7 @@ class _Kl(NamedTuple):
     reads:str|None # As what the loss takes the second output, when it is a KL at all
     samples:str|None # As what sampling takes it
     free:bool # Whether it is flat near the prior and a KL far from it
+    held:float # The target if the loss is the distance of the KL from a target, in nats per dimension; 0 otherwise
     bowl:float # How far its dependence on the mean is from a parabola, relative
     uneven:float # How much it matters which images and dimensions have a mean other than 0, relative
     rows:list # (mean, standard deviation, measured, right) in nats for each latent dimension of each image
@@ -304,23 +305,24 @@ def _kl(study, sites, reconstruction, hold_z=False):
     if hold_z: fixed["z"] = 0.
     def loss(m, s=None): return study.expected(sites, mean=m, **fixed, **({} if s is None else {"second": s}))
     base = 0.5 if sites.second is not None else None
-    at = {m: loss(m, base) for m in (0., 1., 2., -1.)}
+    at = {m: loss(m, base) for m in (0., 1., 2., -1., 5.)}
     weight = (at[1.] - at[0.]) / (0.5 * size)
     bowl = [(at[m] - at[0.]) / size for m in (1., 2., -1.)]
     rows = [(m, None, value, 0.5 * m * m) for m, value in zip((1., 2., -1.), bowl)]
     shape = max(abs(b - weight * 0.5 * m * m) for b, m in zip(bowl, (1., 2., -1.))) / max(abs(weight) * 2, 1e-12)
     m = torch.randn(size, generator=torch.Generator().manual_seed(6)).to(study.x)
     uneven = abs((loss(m, base) - at[0.]) / (0.5 * m.square().sum().item()) - weight) / max(abs(weight), 1e-12)
-    far = (loss(5., base) - loss(4., base)) / (4.5 * size)
+    far = (at[5.] - loss(4., base)) / (4.5 * size)
     free = shape > 0.03 and far > 0 and abs(loss(0.1, base) - at[0.]) / size < 1e-3 * far * 0.005 and abs((loss(4., base) - loss(3., base)) / (3.5 * size) / far - 1) < 0.02
     if free: weight = far
-    if sites.second is None: return _Kl(weight, shape, None, None, free, shape, uneven, rows)
+    if weight < 0 < far: shape = 1.      # falls, then rises
+    if sites.second is None: return _Kl(weight, shape, None, None, free, _target(rows, loss, base, size), shape, uneven, rows)
     s, stds, losses = [], [], []
     for value in (base, -2., -1., -0.5, 1., 1.5, 2.):
         std = study.std(sites, value)
         total = loss(0., value)
         if math.isfinite(std) and 1e-6 < std < 1e6 and math.isfinite(total): s.append(value), stds.append(std), losses.append(total)
-    if len(s) < 3: return _Kl(weight, math.inf, None, None, free, shape, uneven, rows)
+    if len(s) < 3: return _Kl(weight, math.inf, None, None, free, 0., shape, uneven, rows)
     s, stds = torch.tensor(s, dtype=torch.float64), torch.tensor(stds, dtype=torch.float64)
     measured = (torch.tensor(losses, dtype=torch.float64) - losses[0]) / size
     def kl(log_variance): return 0.5 * (log_variance.exp() - 1 - log_variance)
@@ -331,7 +333,18 @@ def _kl(study, sites, reconstruction, hold_z=False):
     rows += [(0., std.item(), value.item(), (r - right[0]).item()) for std, value, r in zip(stds[1:], measured[1:], right[1:])]
     reads = None if abs(weight) < 1e-9 else next((name for name, reading in _READINGS.items() if error(reading(s), weight) < 0.03), None)
     samples = next((name for name, reading in _READINGS.items() if torch.allclose(reading(s).exp().sqrt(), stds, rtol=0.02)), None)
-    return _Kl(weight, max(error(2 * stds.log(), weight), shape), reads, samples, free, shape, uneven, rows)
+    worst = max(error(2 * stds.log(), weight), shape)
+    return _Kl(weight, worst, reads, samples, free, _target(rows, loss, base, size) if worst > 0.03 or weight < 0 else 0., shape, uneven, rows)
+
+def _target(rows, loss, base, size):
+    "The KL's target, above what it is at a mean of 0, if the rows follow |KL - target|; otherwise 0 (Burgess et al. 2018, equation 8)."
+    far = [(loss(m, base) - loss(0., base)) / size for m in (8., 10.)]
+    factor = (far[1] - far[0]) / 18
+    if factor <= 0: return 0.
+    target = (50 - far[1] / factor) / 2
+    measured, right = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*rows))[2:])
+    predicted = factor * ((right - target).abs() - target)
+    return target if target > 1e-3 and (measured - predicted).norm() < 0.03 * predicted.norm() else 0.
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-24
 #| code-fold: true
@@ -664,6 +677,15 @@ def _probe_sign(s):
     both = s.kl is not None and s.kl.weight < 0
     yield "loss_sign", "error", "the loss has the wrong sign: it falls when " + ("the ELBO falls: this is the ELBO itself" if both else "the reconstruction gets worse"), f"the factor before the negative log likelihood is {_number(s.family.weight)}; it should be positive", "minimize the negative ELBO" if both else "reconstruction loss = -log p(x|z)", "concepts/03_elbo"
 
+def _own_parameters(s):
+    "Parameters that change what the loss asks of the posterior's mean, though the picture and the encoder's outputs are held."
+    named = [(name, p) for name, p in s.model.named_parameters() if p.requires_grad]
+    held = {**s.still, "reconstruction": _best_guess(s)} | ({"z": 0.} if s.family and s.family.name == "squared error" else {})      # a decoder's own width depends on z
+    def slopes(mean):
+        run = s.run(s.edits(s.sites, **held | {"mean": mean}), grad=True)
+        return torch.autograd.grad(run.loss, [p for _, p in named], allow_unused=True) if run.loss.requires_grad else [None] * len(named)
+    return [name for (name, _), a, b in zip(named, slopes(0.), slopes(1.)) if a is not None and b is not None and not torch.allclose(a, b, rtol=1e-4, atol=1e-7 * max(1., a.abs().max().item()))]
+
 def _probe_kl(s):
     "Does the rest of the loss follow the KL of the posterior that is sampled from?"
     kl = s.kl
@@ -677,9 +699,12 @@ def _probe_kl(s):
     if kl.weight < 0 and s.family is not None and s.family.weight < 0: return
     if kl.free:
         yield "free_bits", "note", "the KL counts only above a threshold (free bits)", "the loss doesn't change with a small mean, and grows like the KL from there on", "nothing, if you mean it", "limits/12_limits"
-    elif kl.weight < 0 and all(p < 0 for p in same_sign):
+    elif kl.held: yield "kl_target", "note", "the loss holds the KL at a target", f"it is smallest where the KL is {_number(kl.held * s.size / len(s.x))} nats above that of a mean of 0, and grows with the distance from there", "nothing, if you mean it", "limits/12_limits"
+    elif kl.weight < 0 and all(p < 0 for p in same_sign) and kl.bowl < 0.5:
         yield "kl_sign", "error", "the KL has the wrong sign: training drives the posterior away from the prior", f"moving the mean from 0 to 1 changes the loss by {kl.rows[0][2] / abs(kl.weight):+.2f} per dimension; it should be +0.50", "loss = reconstruction loss + KL, with KL = -0.5 * sum(1 + log_variance - mean**2 - exp(log_variance))", "concepts/03_elbo"
     elif kl.error > tolerance and s.swapped: yield "swapped_outputs", "error", "mean and second output are swapped on their way to the loss", "z is drawn around the second of the codes that forward returns, and the KL takes the first for the mean", "return them in the order in which the loss takes them", "build/07_vae"
+    elif max(kl.error, kl.uneven) > tolerance and (own := _own_parameters(s)): yield ("learned_prior", "note", "the KL has parameters of its own, as with a learned prior, so it was not compared with that to N(0, 1)",
+        f"with the reconstruction held, {', '.join(own[:3])}" + (" and others" if len(own) > 3 else "") + " pull on the posterior's mean", "nothing, if you mean it; compare it with the average of log q(z|x) - log p(z) over samples", "limits/12_limits")
     elif kl.uneven > tolerance and kl.bowl < tolerance: yield "uneven_kl", "error", "the KL doesn't count all images and dimensions alike", f"the same squared means, spread at random over the batch, change the loss by {1 + kl.uneven:.2f} or {max(0., 1 - kl.uneven):.2f} times what equal ones do", "sum over the latent dimensions of each image, then average over the images", "concepts/03_elbo"
     elif kl.error > tolerance:
         if kl.bowl > tolerance or kl.reads == kl.samples: yield "kl_formula", "error", "the KL term is not the KL of a Gaussian to N(0, 1)", f"up to a factor it should be 0.5 * (mean**2 + std**2 - 1 - log std**2); {table}", "KL = -0.5 * sum(1 + log_variance - mean**2 - exp(log_variance)), unless your prior is another", "concepts/02_distributions"
@@ -722,7 +747,7 @@ def _probe_divisor(s):
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-39
 #| code-fold: true
-#| code-summary: "_probe_gradients, _probe_optimizer"
+#| code-summary: "_probe_gradients, _probe_optimizer, _probe_steps, _probe_statistics, _probe_scalars"
 def _probe_gradients(s):
     "Does the gradient say what finite differences say, all along the way from the code to the loss?"
     sites, generator = s.sites, torch.Generator().manual_seed(3)
@@ -786,10 +811,62 @@ def _probe_optimizer(s):
     if any(group.get("maximize") for group in s.optimizer.param_groups): yield "maximized_loss", "error", "the optimizer makes the loss larger", "it has maximize=True", "maximize=False", "build/08_training"
     if rates and max(rates) < 1e-8: yield "learning_rate", "error", "the learning rate is too small to change anything", f"it is {max(rates)}", "1e-3 is usual for Adam", "build/08_training"
     elif rates and type(s.optimizer).__name__ in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop") and max(rates) > 0.05: yield "learning_rate", "warning", "the learning rate is very large", f"it is {max(rates)}", "1e-3 is usual for Adam", "build/08_training"
+    if (decay := max((group.get("weight_decay") or 0. for group in s.optimizer.param_groups), default=0.)) >= 1: yield "weight_decay", "warning", "the weight decay is so strong that the weights shrink to nothing", f"it is {_number(decay)}", "0, or 0.01 with AdamW", "build/08_training"
     known = {id(p) for group in s.optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in s.model.named_parameters() if p.requires_grad and id(p) not in known]
     total = len(list(s.model.parameters()))
     if missing: yield "not_in_optimizer", "error", f"{len(missing)} of {total} parameters are missing from the optimizer and stay as they are", f"missing: {', '.join(missing[:4])}" + (" and others" if len(missing) > 4 else ""), "torch.optim.Adam(model.parameters()), made after the model is complete", "build/08_training"
+
+def _probe_steps(s):
+    "Twenty steps from the actual weights with an optimizer like the user's, always on this batch: does the loss stay in hand?"
+    if s.optimizer is None or any(group.get("maximize") for group in s.optimizer.param_groups): return
+    parameters = [p for group in s.optimizer.param_groups for p in group["params"]]
+    kept = [(p, p.detach().clone(), p.grad) for p in parameters]
+    try:
+        twin, losses = type(s.optimizer)([dict(group) for group in s.optimizer.param_groups], **s.optimizer.defaults), []
+        with _as_found(s.model, True):
+            for _ in range(21):
+                run = s.run(grad=True)
+                losses.append(run.loss.item())
+                if not math.isfinite(losses[-1]) or not run.loss.requires_grad: break
+                for p, g in zip(parameters, torch.autograd.grad(run.loss, parameters, allow_unused=True)): p.grad = g
+                twin.step()
+    finally:
+        with torch.no_grad():
+            for p, value, grad in kept:
+                p.copy_(value)
+                p.grad = grad
+    if math.isfinite(losses[0]) and not (math.isfinite(losses[-1]) and min(losses[-5:]) <= losses[0] + 0.5 * abs(losses[0])):
+        yield "learning_rate", "error", "training with this optimizer diverges", f"{len(losses) - 1} steps on this one batch take the loss from {_number(losses[0])} to {_number(losses[-1])}", "a smaller learning rate; 1e-3 is usual for Adam, and gradients that are sums over the batch need a smaller one with SGD", "build/08_training"
+
+def _probe_statistics(s):
+    "Do the running statistics of normalization layers follow the batches of training?"
+    layers = [(name, layer) for name, layer in s.model.named_modules() if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training and layer.track_running_stats]
+    before = [(layer.num_batches_tracked.item(), layer.running_mean.clone()) for _, layer in layers]
+    s.run(x=s.x.max() + s.x.min() - s.x)      # other images: on these the statistics may have settled
+    stuck = [name for (name, layer), (count, mean) in zip(layers, before) if layer.num_batches_tracked.item() > count and torch.equal(layer.running_mean, mean)]
+    if stuck: yield "stuck_statistics", "warning", "running statistics of normalization layers never move, so eval mode normalizes by numbers that have nothing to do with the data", f"a pass in training mode leaves running_mean of {', '.join(stuck[:3])} as it was", "leave momentum at 0.1", "build/06_networks"
+
+def _probe_scalars(s):
+    "A single number that the loss takes directly must have a best value: without the log width, say, a likelihood's width grows for ever."
+    if s.sites.reconstruction is None: return
+    held = s.edits(s.sites, reconstruction=0.5, **s.still)
+    numbers = [(name, p) for name, p in s.model.named_parameters() if p.requires_grad and p.numel() == 1]
+    run = s.run(held, grad=True)
+    slopes = torch.autograd.grad(run.loss, [p for _, p in numbers], allow_unused=True) if numbers and run.loss.requires_grad else []
+    for (name, p), slope in zip(numbers, slopes):
+        if slope is None or not slope.any(): continue
+        kept, losses = p.detach().clone(), []
+        try:
+            for value in (-4., -2., 0., 2., 4.):
+                with torch.no_grad(): p.fill_(value)
+                losses.append(s.run(held).loss.item())
+        finally:
+            with torch.no_grad(): p.copy_(kept)
+        steps = [b - a for a, b in zip(losses, losses[1:])]
+        if all(step < 0 for step in steps) or all(step > 0 for step in steps):
+            yield "runaway_parameter", "warning", f"the loss falls without end in {name}, whatever the pictures are", f"from -4 to 4 it goes {', '.join(map(_number, losses))}; it should have a smallest value between", "a width needs its own logarithm in the loss: 0.5 * error**2 / width**2 + log(width); a weight of the KL is set, not learned", "beyond/14_likelihoods"
+
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-41
 #| code-fold: true
@@ -984,8 +1061,8 @@ def _measure_state(s):
     if s.sites.reconstruction is not None: s.images = s.value(s.sites, "reconstruction", **quiet)
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-47
-_STRUCTURE = (_probe_pixels, _probe_range, _probe_likelihood, _probe_targets, _probe_sampling, _probe_heads, _probe_sign, _probe_kl, _probe_weight, _probe_divisor, _probe_gradients, _probe_code)
-_STATE = (_probe_optimizer, _probe_weights, _probe_units, _probe_collapse, _probe_metric, _probe_coverage)
+_STRUCTURE = (_probe_pixels, _probe_range, _probe_likelihood, _probe_targets, _probe_sampling, _probe_heads, _probe_sign, _probe_kl, _probe_weight, _probe_divisor, _probe_gradients, _probe_code, _probe_statistics, _probe_scalars)
+_STATE = (_probe_optimizer, _probe_steps, _probe_weights, _probe_units, _probe_collapse, _probe_metric, _probe_coverage)
 
 def diagnose(
     model:nn.Module|tuple, # Your VAE, trained or not, or a pair (encoder, decoder); left as it was found
