@@ -108,6 +108,10 @@ FAULTS = {
     "swapped arguments": ("swapped_arguments", Model, lambda recon, x, mu, logvar: (F.binary_cross_entropy(x.flatten(1), recon, reduction="sum") + kl(mu, logvar)) / len(x)),
     "half of the pixels": ("pixels_left_out", Model, lambda recon, x, mu, logvar: (F.binary_cross_entropy(recon[:, ::2], x.flatten(1)[:, ::2], reduction="sum") + kl(mu, logvar)) / len(x)),
     "root of the log variance": ("not_finite", changed(sample=lambda self, m, s: m + s.sqrt() * torch.randn_like(m)), elbo_loss),
+    "log variance of zeros": ("fixed_width", changed(encode=lambda self, x: (Model.encode(self, x)[0], torch.zeros(len(x), 5))), elbo_loss),
+    "clamp for a sigmoid": ("clipped_output", changed(decode=lambda self, z: self.out(F.leaky_relu(self.code(z))).clamp(0, 1)), lambda recon, x, mu, logvar: 50 * F.mse_loss(recon, x.flatten(1), reduction="sum") + kl(mu, logvar)),
+    "relu at the end": ("clipped_output", changed(decode=lambda self, z: F.relu(self.out(F.leaky_relu(self.code(z))))), lambda recon, x, mu, logvar: F.mse_loss(recon, x.flatten(1), reduction="sum") + kl(mu, logvar)),
+    "features decoded": ("decoder_ignores_z", changed(forward=lambda self, x: (torch.sigmoid(self.out(F.leaky_relu(self.body(x.flatten(1))))), *self.encode(x))), elbo_loss),
     "kl averaged over dimensions": ("wrong_weight", Model, lambda recon, x, mu, logvar: (bce(recon, x) + kl(mu, logvar) / 5) / len(x)),
 }
 
@@ -186,14 +190,14 @@ class OwnWidth(Model):
     def decode(self, z): return self.out(F.leaky_relu(self.code(z))).chunk(2, dim=1)
 
 
-def test_decoder_with_a_width_of_its_own():
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_decoder_with_a_width_of_its_own(forgotten):
     def loss(model, x):
         (picture, log_variance), mu, logvar = model(x)
-        return (F.gaussian_nll_loss(picture, x.flatten(1), log_variance.exp(), reduction="sum") + kl(mu, logvar)) / len(x)
-    for seed in range(2):
+        return (0.5 * ((picture - x.flatten(1)) ** 2 / log_variance.exp() + (0. if forgotten else log_variance)).sum() + kl(mu, logvar)) / len(x)
+    for seed in range(3):
         torch.manual_seed(seed)
-        findings = diagnose(OwnWidth(), X, loss)
-        assert findings.healthy, findings
+        assert [finding.name for finding in diagnose(OwnWidth(), X, loss) if finding.level != "note"] == ["runaway_width"] * forgotten
 
 
 class LearnedPrior(Model):
@@ -254,7 +258,7 @@ def test_a_width_needs_its_logarithm(forgotten):
         return (0.5 * ((x.flatten(1) - recon) / model.log_width.exp()).square().sum() + kl(m, s)) / len(x) + (0. if forgotten else 784 * model.log_width)
     for seed in range(3):
         torch.manual_seed(seed)
-        assert [finding.name for finding in diagnose(LogWidth(), X, loss) if finding.level != "note"] == ["runaway_parameter"] * forgotten
+        assert [finding.name for finding in diagnose(LogWidth(), X, loss) if finding.level != "note"] == ["runaway_width"] * forgotten
 
 
 @pytest.mark.parametrize("momentum", [0., 0.1, None])
@@ -263,6 +267,17 @@ def test_statistics_that_never_move(momentum):
     model.norm = nn.BatchNorm1d(100, momentum=momentum)
     model.encode = lambda x: (lambda h: (model.m(h), model.s(h)))(model.norm(torch.tanh(model.body(x.flatten(1)))))
     assert [finding.name for finding in diagnose(model, X, elbo_loss) if finding.level != "note"] == (["stuck_statistics"] if momentum == 0 else [])
+
+
+def test_a_saturated_decoder_and_a_linear_one():
+    model = Model()
+    with torch.no_grad():
+        model.m.weight.mul_(20)      # active units
+        model.out.bias.fill_(-60.)
+    assert "constant_pictures" in [finding.name for finding in diagnose(model, X, elbo_loss) if finding.level == "error"]
+    findings = diagnose(changed(decode=lambda self, z: torch.sigmoid(self.out(self.code(z))))(), X, elbo_loss)
+    assert findings.healthy and "linear_decoder" in [finding.name for finding in findings]
+    assert "linear_decoder" not in [finding.name for finding in diagnose(Model(), X, elbo_loss)]
 
 
 class InAList(Model):

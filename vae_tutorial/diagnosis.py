@@ -102,6 +102,13 @@ def _flow(ops, x):
         latest[id(op.output)] = i
     return _Flow(sources, from_x, encoded, noises, latent)
 
+def _ancestors(flow, i):
+    "Indices of all calls whose results have gone into call i, itself among them."
+    found, waiting = set(), [i]
+    while waiting:
+        if (k := waiting.pop()) >= 0 and k not in found: found.add(k), waiting.extend(flow.sources[k])
+    return found
+
 def _find_z(ops, flow, size):
     "Index of the latent sample, and whether no layer takes it in: the first mix of noise and encoded image that enters a layer; without noise, the narrowest input of a layer."
     def mixed(k): return flow.encoded[k] and flow.latent in flow.noises[k]
@@ -200,13 +207,17 @@ class _Study:
         self.silent_second, self.foreign, self.swapped = None, False, False
         flow = _flow(run.ops, self.x)
         z, self.unused = _find_z(run.ops, flow, self.x.numel())
+        self.flow = flow
         self.blind = not any(flow.encoded.values()) and any(op.name in _PRODUCTS for op in run.ops)
         images = [op for op in run.ops if id(op.output) in {id(t) for t in run.returned} and op.output.numel() == self.x.numel()]
         self.imageless = bool(images) and not any(flow.from_x[i] for i, op in enumerate(run.ops) if any(op is image for image in images))
         if z is None or run.ops[z].output.numel() % len(self.x): return _Sites()
         sites, self.z_shape, self.size = _Sites(noise=flow.latent, z=z), run.ops[z].output.shape, run.ops[z].output.numel()
         self._find_reconstruction(run, z)
-        if flow.latent is None and not self.candidates: return _Sites()
+        returned = [i for i, op in enumerate(run.ops) if flow.encoded[i] and op.output.ndim >= 2 and any(op.output is t for t in run.returned)]
+        codes, pictures = [i for i in returned if run.ops[i].output.numel() < self.x.numel()], [i for i in returned if run.ops[i].output.numel() == self.x.numel()]
+        if flow.latent is None and len(codes) > 1 and pictures and not _ancestors(flow, pictures[-1]) & set(codes): self.unused = True      # the codes lead nowhere
+        elif flow.latent is None and not self.candidates: return _Sites()
         return self._find_posterior(run, flow, sites)
 
     def _find_posterior(self, run, flow, sites):
@@ -529,6 +540,13 @@ def _probe_pixels(s):
         yield ("grey_pixels", "note", "cross-entropy on grey pixels trains well but is no likelihood", f"{((s.x > 0.01) & (s.x < 0.99)).float().mean():.0%} of the pixels are neither 0 nor 1",
                "to report nats, binarize pixels or use a continuous Bernoulli", "beyond/14_likelihoods")
 
+def _is_linear(s):
+    "Whether the picture, or its logit, is an affine function of the code."
+    z = torch.randn(2, *s.z_shape, generator=torch.Generator().manual_seed(8)).to(s.x)
+    a, b, ab, o = (s.value(s.sites, "reconstruction", z=code).double() for code in (z[0], z[1], z[0] + z[1], torch.zeros_like(z[0])))
+    if s.family.name == "probabilities": a, b, ab, o = (value.logit() for value in (a, b, ab, o))
+    return bool((a - o).abs().max() > 1e-3 and (a + b - o - ab).abs().max() < 1e-3 * (a - o).abs().max())
+
 def _probe_range(s):
     "Drive the code far out and see what values the decoder can give."
     if s.family is None or s.sites.z is None: return
@@ -536,11 +554,14 @@ def _probe_range(s):
     shape = s.z_shape
     for scale in (1., 10., 100., 1000.):
         values.append(s.value(s.sites, "reconstruction", z=scale * torch.randn(shape, generator=generator).to(s.x)).flatten())
+    linear = _is_linear(s)
+    stuck = max(((values[0] == end) & values[0].isfinite()).float().mean().item() for end in (values[0].min(), values[0].max()))
     values = torch.cat(values)
     values = values[values.isfinite()]
     if not len(values): return
     low, high = values.min().item(), values.max().item()
     sums = s.value(s.sites, "reconstruction").sum(1)
+    if linear: yield "linear_decoder", "note", "the decoder has no nonlinearity: this is a linear VAE, close to PCA", "its picture of a sum of two codes is the sum of their pictures", "an activation between its layers, unless you mean it", "concepts/01_latent_variables"
     if s.family.name == "probabilities" and (low < -1e-6 or high > 1 + 1e-6):
         yield "logits_as_probabilities", "error", "the loss takes probabilities, but the decoder gives any number", f"its values go from {_number(low)} to {_number(high)}; they should stay between 0 and 1", "binary_cross_entropy_with_logits, or a sigmoid at the decoder's end", "build/06_networks"
     elif s.x[0].numel() > 8 and (sums - 1).abs().max() < 1e-3:
@@ -554,6 +575,7 @@ def _probe_range(s):
                "remove the decoder's sigmoid, or use binary_cross_entropy without logits", "build/06_networks")
     elif s.family.name.endswith("logits") and low >= 0:
         yield "clipped_output", "error", "the decoder's logits are never negative", f"whatever the code, they stay above {low:.3f}", "no ReLU after the last layer", "build/06_networks"
+    elif stuck > 0.05 and high - low > 1e-6: yield "clipped_output", "error", "the decoder's output is cut off, and no gradient passes where it is", f"with random weights and ordinary codes {stuck:.0%} of its pixels are exactly {_number(low if (values == low).sum() > (values == high).sum() else high)}", "a sigmoid or nothing at the end instead of ReLU or clamp", "build/06_networks"
     elif s.family.pixels == "as given" and s.family.name in ("squared error", "absolute error"):
         below, above = s.x.min().item(), s.x.max().item()
         if below < low - 0.05 * (above - below) and low > -1.01 or above > high + 0.05 * (above - below) and high < 1.01:
@@ -652,6 +674,10 @@ def _probe_heads(s):
     if s.sites.mean is None: return
     if s.sites.noise is not None and s.sites.second is None and s.silent_second is not None:
         yield "width_unused", "error", "sampling ignores the encoder's second output: every posterior has the same width", "the second output changes the loss, but not z", "z = mean + std * torch.randn_like(std)", "concepts/04_reparameterization"
+    elif s.sites.noise is not None and s.sites.second is None:
+        std = s.value(s.sites, "z", noise=1.) - s.value(s.sites, "z", noise=0.)
+        if std.isfinite().all() and std.max() - std.min() < 1e-5 * std.abs().max():
+            yield "fixed_width", "warning", "every posterior has the same width, whatever the image", f"with random weights the standard deviation is {_number(std.mean().item())} for all images and dimensions", "a layer of the encoder for the log variance, unless you mean it", "build/06_networks"
     means, x = [], torch.rand(s.x.shape, generator=torch.Generator().manual_seed(7)).to(s.x).round() * (s.x.max() - s.x.min()) + s.x.min()
     for seed in range(12):
         with _fresh_weights(s.model, seed, gain=30.): means.append(s.value(s.sites, "mean", x=x, **({"noise": 0.} if s.sites.noise is not None else {})))
@@ -747,7 +773,7 @@ def _probe_divisor(s):
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-39
 #| code-fold: true
-#| code-summary: "_probe_gradients, _probe_optimizer, _probe_steps, _probe_statistics, _probe_scalars"
+#| code-summary: "_probe_gradients, _probe_optimizer, _probe_steps, _probe_statistics, _probe_widths"
 def _probe_gradients(s):
     "Does the gradient say what finite differences say, all along the way from the code to the loss?"
     sites, generator = s.sites, torch.Generator().manual_seed(3)
@@ -847,25 +873,29 @@ def _probe_statistics(s):
     stuck = [name for (name, layer), (count, mean) in zip(layers, before) if layer.num_batches_tracked.item() > count and torch.equal(layer.running_mean, mean)]
     if stuck: yield "stuck_statistics", "warning", "running statistics of normalization layers never move, so eval mode normalizes by numbers that have nothing to do with the data", f"a pass in training mode leaves running_mean of {', '.join(stuck[:3])} as it was", "leave momentum at 0.1", "build/06_networks"
 
-def _probe_scalars(s):
-    "A single number that the loss takes directly must have a best value: without the log width, say, a likelihood's width grows for ever."
-    if s.sites.reconstruction is None: return
+def _probe_widths(s):
+    "What the loss takes beside picture and code must have a best value: without its logarithm, say, a likelihood's width grows for ever."
+    if s.sites.reconstruction is None or s.family is None: return
     held = s.edits(s.sites, reconstruction=0.5, **s.still)
-    numbers = [(name, p) for name, p in s.model.named_parameters() if p.requires_grad and p.numel() == 1]
     run = s.run(held, grad=True)
+    numbers = [(name, p) for name, p in s.model.named_parameters() if p.requires_grad and p.numel() in (1, s.x.shape[1], s.x[0].numel())]
     slopes = torch.autograd.grad(run.loss, [p for _, p in numbers], allow_unused=True) if numbers and run.loss.requires_grad else []
-    for (name, p), slope in zip(numbers, slopes):
-        if slope is None or not slope.any(): continue
-        kept, losses = p.detach().clone(), []
+    def filled(p, value):
+        kept = p.detach().clone()
         try:
-            for value in (-4., -2., 0., 2., 4.):
-                with torch.no_grad(): p.fill_(value)
-                losses.append(s.run(held).loss.item())
+            with torch.no_grad(): p.fill_(value)
+            return s.run(held).loss.item()
         finally:
             with torch.no_grad(): p.copy_(kept)
-        steps = [b - a for a, b in zip(losses, losses[1:])]
-        if all(step < 0 for step in steps) or all(step > 0 for step in steps):
-            yield "runaway_parameter", "warning", f"the loss falls without end in {name}, whatever the pictures are", f"from -4 to 4 it goes {', '.join(map(_number, losses))}; it should have a smallest value between", "a width needs its own logarithm in the loss: 0.5 * error**2 / width**2 + log(width); a weight of the KL is set, not learned", "beyond/14_likelihoods"
+    trials = [(name, lambda value, p=p: filled(p, value)) for (name, p), slope in zip(numbers, slopes) if slope is not None and slope.any()]
+    before = _ancestors(s.flow, s.sites.reconstruction)      # of the decoder's other outputs, the first
+    beside = next((i for i in sorted(s.candidates) if i not in before and s.sites.reconstruction not in _ancestors(s.flow, i) and s._differ(s.run(held | {i: _replace(1.)}).loss, run.loss)), None)
+    if beside is not None: trials.append(("the decoder's other output", lambda value: s.run(held | {beside: _replace(value)}).loss.item()))
+    for name, loss in trials:
+        losses = [loss(value) for value in (-4., -2., 0., 2., 4.)]
+        steps = [(b - a) / max(map(abs, losses)) for a, b in zip(losses, losses[1:])]
+        if all(step < -1e-6 for step in steps) or all(step > 1e-6 for step in steps):
+            yield "runaway_width", "warning", f"the loss falls without end in {name}, whatever the pictures are", f"from -4 to 4 it goes {', '.join(map(_number, losses))}; it should have a smallest value between", "a width needs its own logarithm in the loss: 0.5 * error**2 / width**2 + log(width); a weight of the KL is set, not learned", "beyond/14_likelihoods"
 
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-41
@@ -930,7 +960,9 @@ def _probe_collapse(s):
     learned = pattern > 0.7
     units = s.means.shape[1]
     kl = 0.5 * (s.means.square() + s.widths.square() - 1 - 2 * s.widths.abs().log()).sum(1).mean().item() if s.widths is not None else math.nan
-    if learned and active == 0:
+    if active and (s.images - average).abs().max() < 1e-4 * (s.x.max() - s.x.min()) and s.family is not None:
+        yield "constant_pictures", "error", "the decoder, as it is now, gives the same picture for every code", f"{active} units are active, but over {len(s.x)} images no pixel changes by more than {_number((s.images - average).abs().max().item())}", "saturated or dead units before the output: start again with standard initial weights and a lower learning rate", "build/06_networks"
+    elif learned and active == 0:
         yield "posterior_collapse", "error", "the posterior has collapsed onto the prior: the code says nothing", f"no unit of {units} is active, the KL is {_number(kl)} nats, and every reconstruction is close to the mean image", "KL warm-up, free bits, a smaller beta or a weaker decoder", "limits/12_limits"
     elif not learned and not active: yield "untrained", "note", "this model looks untrained", f"its average picture has correlation {pattern:.2f} with the data's, and no unit is active", "train it, then ask again", "build/08_training"
     elif active < units: yield "inactive_units", "note", f"{units - active} of {units} latent dimensions are not used", f"the variance of their means is below 0.01 over {len(s.x)} images", "usual for large latent_dim", "limits/12_limits"
@@ -1061,7 +1093,7 @@ def _measure_state(s):
     if s.sites.reconstruction is not None: s.images = s.value(s.sites, "reconstruction", **quiet)
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-47
-_STRUCTURE = (_probe_pixels, _probe_range, _probe_likelihood, _probe_targets, _probe_sampling, _probe_heads, _probe_sign, _probe_kl, _probe_weight, _probe_divisor, _probe_gradients, _probe_code, _probe_statistics, _probe_scalars)
+_STRUCTURE = (_probe_pixels, _probe_range, _probe_likelihood, _probe_targets, _probe_sampling, _probe_heads, _probe_sign, _probe_kl, _probe_weight, _probe_divisor, _probe_gradients, _probe_code, _probe_statistics, _probe_widths)
 _STATE = (_probe_optimizer, _probe_steps, _probe_weights, _probe_units, _probe_collapse, _probe_metric, _probe_coverage)
 
 def diagnose(
