@@ -112,6 +112,9 @@ FAULTS = {
     "clamp for a sigmoid": ("clipped_output", changed(decode=lambda self, z: self.out(F.leaky_relu(self.code(z))).clamp(0, 1)), lambda recon, x, mu, logvar: 50 * F.mse_loss(recon, x.flatten(1), reduction="sum") + kl(mu, logvar)),
     "relu at the end": ("clipped_output", changed(decode=lambda self, z: F.relu(self.out(F.leaky_relu(self.code(z))))), lambda recon, x, mu, logvar: F.mse_loss(recon, x.flatten(1), reduction="sum") + kl(mu, logvar)),
     "features decoded": ("decoder_ignores_z", changed(forward=lambda self, x: (torch.sigmoid(self.out(F.leaky_relu(self.body(x.flatten(1))))), *self.encode(x))), elbo_loss),
+    "sum against mean, narrow": ("wrong_weight", Model, lambda recon, x, mu, logvar: 50 * F.mse_loss(recon, x.flatten(1), reduction="sum") + kl(mu, logvar) / len(x)),
+    "a width in a cage": ("limited_width", changed(encode=lambda self, x: (Model.encode(self, x)[0], Model.encode(self, x)[1].softmax(1))), elbo_loss),
+    "normalized in place": ("input_changed", changed(encode=lambda self, x: Model.encode(self, x.sub_(0.5).div_(0.5))), elbo_loss),
     "kl averaged over dimensions": ("wrong_weight", Model, lambda recon, x, mu, logvar: (bce(recon, x) + kl(mu, logvar) / 5) / len(x)),
 }
 
@@ -159,6 +162,27 @@ def _distribution_loss(model, x):
     return F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="sum") + torch.distributions.kl_divergence(q, torch.distributions.Normal(0., 1.)).sum()
 
 
+def _five_samples(self, x):
+    m, s = self.encode(x)
+    return self.decode(torch.distributions.Normal(m, (s / 2).exp()).rsample((5,))), m, s
+
+
+def _five_sample_loss(model, x):
+    recon, m, s = model(x)
+    return (F.binary_cross_entropy(recon, x.flatten(1).expand_as(recon), reduction="sum") / 5 + kl(m, s)) / len(x)
+
+
+class OneWidth(Model):
+    "All posteriors share a trained width."
+    def __init__(self):
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+    def encode(self, x):
+        m, _ = super().encode(x)
+        return m, self.log_variance.expand_as(m)
+
+
 HEALTHY = {
     "arguments in another order": (Model, X, lambda x, x_hat, mean, log_var: elbo_loss(x_hat, x, mean, log_var)),
     "in place": (changed(sample=_in_place), X, elbo_loss),
@@ -168,6 +192,10 @@ HEALTHY = {
     "a loss of the batch": (Model, X, elbo_loss),
     "scaled inside": (Model, 255 * X, lambda model, x: (lambda x, out: elbo_loss(out[0], x, *out[1:]))(x / 255, model(x / 255))),
     "normalized pixels, squared error": (changed(decode=lambda self, z: self.out(F.leaky_relu(self.code(z)))), (X - 0.13) / 0.31, lambda recon, x, mu, logvar: F.mse_loss(recon, x.flatten(1), reduction="sum") + kl(mu, logvar)),
+    "the best width": (Model, X, lambda recon, x, mu, logvar: 392 * F.mse_loss(recon, x.flatten(1)).log() + kl(mu, logvar) / len(x)),
+    "a narrow Gaussian": (Model, X, lambda recon, x, mu, logvar: (-torch.distributions.Normal(recon, 0.05).log_prob(x.flatten(1)).sum() + kl(mu, logvar)) / len(x)),
+    "several samples in front": (changed(forward=_five_samples), X, _five_sample_loss),
+    "one learned width": (OneWidth, X, elbo_loss),
     "a pair of functions": (lambda: (Model().encode, Model().decode), X, elbo_loss),
 }
 
@@ -290,18 +318,22 @@ class InAList(Model):
 
 
 @pytest.mark.parametrize("name, make", [("maximized_loss", lambda p: torch.optim.Adam(p, maximize=True)), ("learning_rate", lambda p: torch.optim.Adam(p, lr=1e-12)), ("learning_rate", lambda p: torch.optim.Adam(p, lr=10.)),
-                                        ("not_in_optimizer", lambda p: torch.optim.Adam(list(p)[2:])), ("learning_rate", lambda p: torch.optim.SGD(p, lr=1.)), ("weight_decay", lambda p: torch.optim.Adam(p, weight_decay=10.))])
+                                        ("not_in_optimizer", lambda p: torch.optim.Adam(list(p)[2:])), ("learning_rate", lambda p: torch.optim.SGD(p, lr=1.)), ("learning_rate", lambda p: torch.optim.AdamW(p, lr=3.)), ("weight_decay", lambda p: torch.optim.Adam(p, weight_decay=10.))])
 def test_optimizers(name, make):
     model = Model()
     assert diagnose(model, X, elbo_loss, optimizer=make(model.parameters()))[0].name == name
 
 
-@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p, fused=True), lambda p: torch.optim.AdamW(p, lr=3e-3), lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9), lambda p: torch.optim.RMSprop([{"params": list(p), "lr": 1e-3}])])
+@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p, fused=True), lambda p: torch.optim.AdamW(p, lr=3e-3), lambda p: torch.optim.LBFGS(p, lr=1e-3), lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9), lambda p: torch.optim.RMSprop([{"params": list(p), "lr": 1e-3}])])
 def test_healthy_optimizers_are_left_as_found(make):
     model = Model()
     optimizer = make(model.parameters())
-    elbo_loss(*(lambda out: (out[0], X, *out[1:]))(model(X))).backward()
-    optimizer.step()
+    def loss():
+        optimizer.zero_grad()
+        value = elbo_loss(*(lambda out: (out[0], X, *out[1:]))(model(X)))
+        value.backward()
+        return value
+    optimizer.step(loss)
     before, weights, gradients = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
     assert diagnose(model, X, elbo_loss, optimizer=optimizer).healthy
     torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
@@ -350,6 +382,14 @@ def test_everything_is_left_as_found():
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert not model.training and model.out.training and model.code.weight.grad.eq(1).all() and model.body.weight.grad is None
     with pytest.raises(ValueError): diagnose(model, X, lambda recon, x, mu, logvar: elbo_loss(recon, x[:, :, 1:], mu, logvar))
+    model.calls, model.log, images = 7, ["kept"], X.clone()
+    def counting(model, x):
+        model.calls += 1
+        model.log.append(model.calls)
+        out = model(x.sub_(0.1))
+        return elbo_loss(out[0], x, *out[1:])
+    diagnose(model, images, counting)
+    assert model.calls == 7 and model.log == ["kept"] and torch.equal(images, X)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
@@ -357,10 +397,15 @@ def test_everything_is_left_as_found():
     ((lambda x: x, X, elbo_loss), "nn.Module"), ((Model(), [1, 2], elbo_loss), "batch"), ((Model(), X[:3], elbo_loss), "at least 8"), ((Model(), X, 3), "loss"),
     ((nn.Module(), X, elbo_loss), "encode"), ((Model(), X, lambda recon, x, mu, logvar: (recon - x.flatten(1)) ** 2), "one number"),
     ((nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Sigmoid()), X, elbo_loss), "cannot tell"), ((Model(), (255 * X).byte(), elbo_loss), "floats"), ((Model(), X / 0, elbo_loss), "NaN"), ((Model(), torch.ones_like(X), elbo_loss), "all the same"),
-    ((Model(), X[:, :, 4:], elbo_loss), "pass loss="), ((type("Labels", (Model,), {"forward": lambda self, x, y: None})(), X, elbo_loss), "pass loss="),
+    ((Model(), X[:, :, 4:], elbo_loss), "pass loss="), ((Model(), X, lambda m, x: m(x)[7]), "out of range"), ((type("Labels", (Model,), {"forward": lambda self, x, y: None})(), X, elbo_loss), "pass loss="),
 ])
 def test_what_it_cannot_call_is_refused_with_a_remedy(arguments, match):
     with pytest.raises((TypeError, ValueError), match=match): diagnose(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_traced_models_are_refused_with_a_remedy():
+    with pytest.raises(TypeError, match="before torch.jit"): diagnose(torch.jit.trace(Model().body, torch.zeros(2, 784)), X, elbo_loss)
 
 
 def test_what_it_cannot_check_it_says():

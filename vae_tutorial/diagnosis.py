@@ -162,13 +162,14 @@ class _Study:
     "A model, its loss and a batch, run again and again with parts replaced."
     def __init__(self, model, objective, x):
         self.model, self.objective, self.x = model, objective, x
-        self.returned = []
+        self.returned, self.touched = [], False
 
     def run(self, edits=None, x=None, seed=0, grad=False, strict=False):
         "Evaluate the loss; `edits` maps indices of calls to edits of their results. Unless strict, an error in the loss makes it NaN, and keeps what came before."
         self.returned.clear()
         handle = self.model.register_forward_hook(lambda module, args, out: self.returned.extend(_tensors(out)))
         x = self.x if x is None else x
+        kept, version = x.clone(), x._version
         try:
             with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.set_grad_enabled(grad), _Tape(edits) as tape:
                 torch.manual_seed(seed)
@@ -176,7 +177,11 @@ class _Study:
                 except (RuntimeError, ValueError):
                     if strict: raise
                     loss = None
-        finally: handle.remove()
+        finally:
+            handle.remove()
+            if x._version != version:
+                self.touched = True
+                with torch.no_grad(): x.copy_(kept)
         return _Run(x.new_tensor(math.nan) if loss is None else loss, tape.ops, list(self.returned))
 
     def edits(self, sites, **values):
@@ -194,7 +199,9 @@ class _Study:
         "What stands at a site, flattened to (batch, ...)."
         run, i, num = self.run(self.edits(sites, **values), x, seed), getattr(sites, name), len(self.x if x is None else x)
         if i >= len(run.ops): return self.x.new_full((num, 1), math.nan)      # an error came first
-        return run.ops[i].output.reshape(num, -1)
+        out = run.ops[i].output
+        if out.shape[:1] != (num,) and num in out.shape: out = out.movedim(out.shape.index(num), 0)      # several samples of each image, in front
+        return out.reshape(num, -1)
 
     def std(self, sites, second):
         "Standard deviation with which z is sampled when the encoder's second output is this number."
@@ -263,14 +270,16 @@ class _Study:
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-18
 class _Family(NamedTuple):
     "How the loss compares a reconstruction r with a pixel v."
-    name:str # "probabilities", "logits", "continuous logits", "squared error", "absolute error", or a mistake
+    name:str # "probabilities", "logits", "continuous logits", "squared error", "absolute error", "log squared error" (the best width), or a mistake
     weight:float # Factor before the sum over pixels and images of the negative log likelihood; 1 for a plain sum
     pixels:str # "as given", or "scaled" if the loss itself brings them to 0 and 1
 
 def _bernoulli_logits(r, v): return F.softplus(r) - v * r
 _FAMILIES = {"probabilities": lambda r, v: -(v * r.log() + (1 - v) * (1 - r).log()), "logits": _bernoulli_logits,
              "squared error": lambda r, v: 0.5 * (r - v) ** 2, "absolute error": lambda r, v: (r - v).abs(),
+             "log squared error": lambda r, v: 0.5 * (r - v).square().log(),
              "half of the cross-entropy": lambda r, v: -v * r.log(), "continuous logits": lambda r, v: _bernoulli_logits(r, v) - (r / torch.tanh(r / 2)).log()}
+_GAUSSIANS = ("squared error", "absolute error", "log squared error")
 _CONSTANTS = torch.tensor([0.5, 0.1, 0.3, 0.7, 0.9], dtype=torch.float64)
 
 def _family(study, sites, x=None):
@@ -291,6 +300,7 @@ def _family(study, sites, x=None):
             predicted = torch.cat([law(_CONSTANTS[1:], v) - law(_CONSTANTS[0], v) for v in ends]) * x.numel()
             weight = (measured @ predicted / predicted.square().sum()).item()
             error = ((measured - weight * predicted).norm() / measured.norm()).item()
+            if weight < 0 and (name == "log squared error" or pixels == "inverted"): continue      # with black and white pixels, the logarithm of the squared error is minus an inverted cross-entropy
             if best is None or error < best[0] - 1e-6: best = (error, _Family(name, weight, pixels))
     return best[1] if best[0] < 0.01 else None
 
@@ -368,7 +378,7 @@ def _kind(name):
     if plain.startswith("mu") or "mean" in plain or plain.endswith("mu") or plain in ("loc", "m"): return "mean"
     if plain in ("z", "latent", "latents", "code", "codes", "zs"): return "z"
     if plain in ("model", "net", "vae", "network", "module"): return "model"
-    if plain in ("output", "out", "outputs", "outs", "result", "results", "forward", "ret"): return "outputs"
+    if plain in ("output", "out", "outputs", "outs", "result", "results", "forward", "ret", "o"): return "outputs"
     if plain in ("x", "input", "inputs", "target", "targets", "data", "image", "images", "batch", "original", "img", "imgs", "xs", "real", "truth"): return "x"
 
 class _Joined(nn.Module):
@@ -428,7 +438,7 @@ def _objective(model, loss, x):
     if not isinstance(model, nn.Module): raise TypeError(f"model is a {type(model).__name__}: pass a torch.nn.Module, or a pair (encoder, decoder)")
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 8: raise ValueError("batch must be a tensor of at least 8 images, shape (batch, ...), as your training loop passes it")
     if loss is not None and not callable(loss): raise TypeError(f"loss is a {type(loss).__name__}: pass the function that you minimize")
-    names = None
+    names, refused = None, None
     if loss is not None:
         try: parameters = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values()
         except (TypeError, ValueError): parameters = []
@@ -439,7 +449,7 @@ def _objective(model, loss, x):
             try:
                 with torch.no_grad(), torch.random.fork_rng(devices=[]): _scalar(loss(model, x))
                 return model, lambda x: _scalar(loss(model, x))
-            except Exception: pass
+            except Exception as error: refused = error      # perhaps it wants something else; if not, this is what to say
     if type(model).forward is nn.Module.forward:      # no forward of its own
         encode, decode = (next((getattr(model, name) for name in names if hasattr(model, name)), None) for names in (("encode", "encoder"), ("decode", "decoder")))
         if encode is None or decode is None: raise TypeError(f"model is a {type(model).__name__} without forward, and without encode and decode: " + _REMEDY)
@@ -460,7 +470,8 @@ def _objective(model, loss, x):
         values = {"x": x, "model": model, "outputs": out, **parts(out)}
         missing = [name for name, kind in zip(names or kinds, kinds) if kind not in values]
         if missing: raise TypeError(f"cannot tell what loss wants as {', '.join(missing)} from what the model returns: {_REMEDY}")
-        return _scalar(loss(*(values[kind] for kind in kinds)))
+        try: return _scalar(loss(*(values[kind] for kind in kinds)))
+        except (TypeError, AttributeError) as error: raise refused or error
     return model, objective
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-26
@@ -510,11 +521,16 @@ def _fresh_weights(model, seed=0, gain=1.):
 
 @contextmanager
 def _as_found(model, training):
-    "Put the model into one mode (None leaves it), and afterwards put modes and buffers back."
+    "Put the model into one mode (None leaves it), and afterwards put modes, buffers, counters and lists back."
+    plain = {m: {name: list(value) if isinstance(value, list) else value for name, value in vars(m).items() if isinstance(value, (bool, int, float, str, list))} for m in model.modules()}
     modes, buffers = {m: m.training for m in model.modules()}, {name: b.clone() for name, b in model.named_buffers()}
     if training is not None: model.train(training)
     try: yield
     finally:
+        for m, values in plain.items():
+            for name, value in values.items():
+                if isinstance(value, list) and isinstance(vars(m).get(name), list): vars(m)[name][:] = value
+                else: vars(m)[name] = value
         for m, mode in modes.items(): m.training = mode
         with torch.no_grad():
             for name, b in model.named_buffers():
@@ -523,12 +539,16 @@ def _as_found(model, training):
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-30
 #| code-fold: true
 #| code-summary: "_probe_pixels, _probe_range"
+_TOUCHED = ("input_changed", "error", "the model or the loss changes the batch in place, so the loss compares with other pixels than were given, and the next pass starts from them",
+            "the images are not the same after a pass", "x = x - mean instead of x.sub_(mean)", "build/05_data")
+
 def _probe_pixels(s):
     "Are the pixels what the loss takes them for?"
+    if s.touched: yield _TOUCHED
     low, high = s.x.min().item(), s.x.max().item()
-    bernoulli = s.family is not None and s.family.name != "squared error" and s.family.name != "absolute error"
+    bernoulli = s.family is not None and s.family.name not in _GAUSSIANS
     if s.family is not None and s.family.pixels == "scaled": return
-    if high > 10:
+    if high > (10 if bernoulli else 100) and 0 <= low and high < 256:
         yield "pixels_0_255", "error", "pixels are not divided by 255", f"the largest pixel is {_number(high)}; it should be 1", "x / 255, or torchvision's ToTensor", "build/05_data"
     elif 0 <= low and high < 0.05: yield "tiny_pixels", "warning", "all pixels are almost 0: divided by 255 twice?", f"the largest is {_number(high)}; it should be 1", "divide once", "build/05_data"
     elif bernoulli and low < -1e-6:
@@ -575,7 +595,7 @@ def _probe_range(s):
                "remove the decoder's sigmoid, or use binary_cross_entropy without logits", "build/06_networks")
     elif s.family.name.endswith("logits") and low >= 0:
         yield "clipped_output", "error", "the decoder's logits are never negative", f"whatever the code, they stay above {low:.3f}", "no ReLU after the last layer", "build/06_networks"
-    elif stuck > 0.05 and high - low > 1e-6: yield "clipped_output", "error", "the decoder's output is cut off, and no gradient passes where it is", f"with random weights and ordinary codes {stuck:.0%} of its pixels are exactly {_number(low if (values == low).sum() > (values == high).sum() else high)}", "a sigmoid or nothing at the end instead of ReLU or clamp", "build/06_networks"
+    elif s.family.name in ("squared error", "absolute error") and stuck > 0.05 and len(values.unique()) > 10: yield "clipped_output", "error", "the decoder's output is cut off, and no gradient passes where it is", f"with random weights and ordinary codes {stuck:.0%} of its pixels are exactly {_number(low if (values == low).sum() > (values == high).sum() else high)}", "a sigmoid or nothing at the end instead of ReLU or clamp", "build/06_networks"
     elif s.family.pixels == "as given" and s.family.name in ("squared error", "absolute error"):
         below, above = s.x.min().item(), s.x.max().item()
         if below < low - 0.05 * (above - below) and low > -1.01 or above > high + 0.05 * (above - below) and high < 1.01:
@@ -674,21 +694,28 @@ def _probe_heads(s):
     if s.sites.mean is None: return
     if s.sites.noise is not None and s.sites.second is None and s.silent_second is not None:
         yield "width_unused", "error", "sampling ignores the encoder's second output: every posterior has the same width", "the second output changes the loss, but not z", "z = mean + std * torch.randn_like(std)", "concepts/04_reparameterization"
-    elif s.sites.noise is not None and s.sites.second is None:
+    elif s.sites.noise is not None:
         std = s.value(s.sites, "z", noise=1.) - s.value(s.sites, "z", noise=0.)
-        if std.isfinite().all() and std.max() - std.min() < 1e-5 * std.abs().max():
-            yield "fixed_width", "warning", "every posterior has the same width, whatever the image", f"with random weights the standard deviation is {_number(std.mean().item())} for all images and dimensions", "a layer of the encoder for the log variance, unless you mean it", "build/06_networks"
-    means, x = [], torch.rand(s.x.shape, generator=torch.Generator().manual_seed(7)).to(s.x).round() * (s.x.max() - s.x.min()) + s.x.min()
+        sampled = [s.run(s.edits(s.sites, noise=noise), grad=True).ops[s.sites.z].output.sum() for noise in (1., 0.)]
+        slopes = torch.autograd.grad(sampled[0] - sampled[1], [p for p in s.model.parameters() if p.requires_grad], allow_unused=True) if sampled[0].requires_grad else []
+        learned = any(slope is not None and slope.abs().max() > 1e-5 for slope in slopes)
+        if std.isfinite().all() and (std - std[:1]).abs().max() < 1e-5 * std.abs().max():
+            yield "fixed_width", "note" if learned else "warning", "every posterior has the same width, whatever the image", f"with random weights the standard deviation is {_number(std[0, 0].item())} in the first dimension of all images", "a layer of the encoder for the log variance, unless you mean it", "build/06_networks"
+    means, ends, x = [], [], torch.rand(s.x.shape, generator=torch.Generator().manual_seed(7)).to(s.x).round() * (s.x.max() - s.x.min()) + s.x.min()
     for seed in range(12):
-        with _fresh_weights(s.model, seed, gain=30.): means.append(s.value(s.sites, "mean", x=x, **({"noise": 0.} if s.sites.noise is not None else {})))
+        with _fresh_weights(s.model, seed, gain=30.):
+            means.append(s.value(s.sites, "mean", x=x, **({"noise": 0.} if s.sites.noise is not None else {})))
+            if s.sites.second is not None and s.sites.noise is not None: ends.append((s.value(s.sites, "z", x=x, noise=1.) - s.value(s.sites, "z", x=x, noise=0.)).abs())
     means = torch.stack(means)
     low, high = means.min().item(), means.max().item()
     if means.isfinite().all() and high > low and (low > -1e-6 or max(-low, high) < 1 + 1e-4):
         yield "limited_mean", "warning", "the posterior's mean can't take all values: an activation stands behind its layer", f"with large random weights it stays between {_number(low)} and {_number(high)}; the prior reaches from -3 to 3", "a linear layer, without ReLU, tanh or sigmoid behind it", "build/06_networks"
     if s.sites.second is None: return
     widths = [std for value in (-8., -4., 0., 4.) if math.isfinite(std := s.std(s.sites, value))]
-    if s.sites.noise is not None and len(widths) == 4 and min(widths) > 0.9:
-        yield "limited_width", "warning", "the posterior can't be narrower than the prior: an activation stands behind the log variance", f"its standard deviation stays above {min(widths):.2f}; it must be able to go towards 0", "a linear layer, without ReLU, softplus or sigmoid behind it", "concepts/04_reparameterization"
+    caged = bool(ends) and (ends := torch.stack(ends)).isfinite().all() and ends.max() < 2 * ends.min() and (ends - ends[:, :1]).abs().max() > 1e-3 * ends.max()
+    if caged: widths = [ends.min().item(), ends.max().item()]
+    if s.sites.noise is not None and (caged or len(widths) == 4 and min(widths) > 0.7):
+        yield "limited_width", "warning", "the posterior's width is hardly free: something stands behind the log variance", f"whatever the layer gives, the standard deviation stays between {min(widths):.2f} and {max(widths):.2f}; it must be able to go towards 0", "a linear layer, without activation, normalization or narrow clamp behind it", "concepts/04_reparameterization"
     run = s.run()
     a, b = (run.ops[i].output.reshape(len(s.x), -1) for i in (s.sites.mean, s.sites.second))
     shared = ((a[:, :, None] - b[:, None]).abs().amax(0) < 1e-6).any(1).sum().item()
@@ -747,13 +774,18 @@ def _probe_weight(s):
     weight = kl.weight / family.weight / s.beta
     batch, pixels, latent = len(s.x), s.x[0].numel(), s.size // len(s.x)
     if family.name == "half of the cross-entropy": return
-    bernoulli = family.name not in ("squared error", "absolute error")
-    low, high = (0.8, 1.25) if bernoulli else (0.01, 10.)
+    bernoulli = family.name not in _GAUSSIANS
+    low, high = (0.8, 1.25) if bernoulli else (1e-4, 10.)
     reasons = {f"the reconstruction is averaged over {pixels} pixels, the KL summed over {latent} dimensions": pixels, f"the reconstruction is averaged over {pixels} pixels, the KL over {latent} dimensions": pixels / latent,
                f"the reconstruction is averaged over {batch} images, the KL summed": batch, f"the KL is averaged over {batch} images, the reconstruction summed": 1 / batch, "the reconstruction is averaged over images and pixels, the KL summed over both": batch * pixels,
                f"the KL is averaged over {latent} dimensions, the reconstruction summed over pixels": 1 / latent, "the KL is averaged over images and dimensions, the reconstruction summed": 1 / (batch * latent),
                f"the KL is averaged over the {batch} images twice": 1 / batch, "the KL is averaged over the images, then divided by the number of pixels": 1 / (batch * pixels), f"the KL is divided by {pixels} pixels, the reconstruction is summed over them": 1 / pixels}
     half = 2. if family.name == "squared error" else 1.
+    if s.half_family is not None and s.half_kl and abs(s.half_family.weight / family.weight - s.half_kl / kl.weight) > 0.5:      # half the images: a sum keeps its weight, a mean doubles it
+        reason = f"{'the KL is averaged' if s.half_kl > 1.5 * kl.weight else 'the reconstruction is averaged'} over the {batch} images, the other term summed"
+        yield ("wrong_weight", "error", f"the KL weighs {_number(weight)} times what it should: {reason}", f"with half of the images the weight of the KL changes by {s.half_kl / kl.weight:.2f}, that of the reconstruction by {s.half_family.weight / family.weight:.2f}; both should change alike",
+               "sum both over pixels and dimensions, then average both over the batch", "concepts/03_elbo")
+        return
     if low <= weight <= high: return
     if bernoulli and abs(weight - 2) < 0.04: yield "missing_half", "error", "the KL counts twice: its factor 1/2 is missing", f"its weight is {weight:.3f}; it should be {_number(s.beta)}", "KL = -0.5 * sum(...)", "concepts/02_distributions"; return
     reason = next((text for text, value in reasons.items() if abs(weight * half / value - 1) < 0.03 or abs(weight / value - 1) < 0.03), None)
@@ -835,7 +867,7 @@ def _probe_optimizer(s):
     if s.optimizer is None: return
     rates = [group["lr"] for group in s.optimizer.param_groups if isinstance(group.get("lr"), (int, float))]
     if any(group.get("maximize") for group in s.optimizer.param_groups): yield "maximized_loss", "error", "the optimizer makes the loss larger", "it has maximize=True", "maximize=False", "build/08_training"
-    if rates and max(rates) < 1e-8: yield "learning_rate", "error", "the learning rate is too small to change anything", f"it is {max(rates)}", "1e-3 is usual for Adam", "build/08_training"
+    if rates and max(rates) < (1e-8 if type(s.optimizer).__name__ != "SGD" else 1e-7): yield "learning_rate", "error", "the learning rate is too small to change anything", f"it is {max(rates)}", "1e-3 is usual for Adam", "build/08_training"
     elif rates and type(s.optimizer).__name__ in ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop") and max(rates) > 0.05: yield "learning_rate", "warning", "the learning rate is very large", f"it is {max(rates)}", "1e-3 is usual for Adam", "build/08_training"
     if (decay := max((group.get("weight_decay") or 0. for group in s.optimizer.param_groups), default=0.)) >= 1: yield "weight_decay", "warning", "the weight decay is so strong that the weights shrink to nothing", f"it is {_number(decay)}", "0, or 0.01 with AdamW", "build/08_training"
     known = {id(p) for group in s.optimizer.param_groups for p in group["params"]}
@@ -846,12 +878,14 @@ def _probe_optimizer(s):
 def _probe_steps(s):
     "Twenty steps from the actual weights with an optimizer like the user's, always on this batch: does the loss stay in hand?"
     if s.optimizer is None or any(group.get("maximize") for group in s.optimizer.param_groups): return
-    parameters = [p for group in s.optimizer.param_groups for p in group["params"]]
+    accepted, parameters = inspect.signature(type(s.optimizer)).parameters, [p for group in s.optimizer.param_groups for p in group["params"] if p.requires_grad]
+    if "lr" not in accepted or type(s.optimizer).__name__ == "LBFGS" or not parameters: return
     kept = [(p, p.detach().clone(), p.grad) for p in parameters]
     try:
-        twin, losses = type(s.optimizer)([dict(group) for group in s.optimizer.param_groups], **s.optimizer.defaults), []
+        twin, losses = type(s.optimizer)([dict(group) for group in s.optimizer.param_groups], **{name: value for name, value in s.optimizer.defaults.items() if name in accepted}), []
+        start = time.perf_counter()
         with _as_found(s.model, True):
-            for _ in range(21):
+            while len(losses) < 21 and time.perf_counter() < start + 1.5:
                 run = s.run(grad=True)
                 losses.append(run.loss.item())
                 if not math.isfinite(losses[-1]) or not run.loss.requires_grad: break
@@ -962,6 +996,7 @@ def _probe_collapse(s):
     kl = 0.5 * (s.means.square() + s.widths.square() - 1 - 2 * s.widths.abs().log()).sum(1).mean().item() if s.widths is not None else math.nan
     if active and (s.images - average).abs().max() < 1e-4 * (s.x.max() - s.x.min()) and s.family is not None:
         yield "constant_pictures", "error", "the decoder, as it is now, gives the same picture for every code", f"{active} units are active, but over {len(s.x)} images no pixel changes by more than {_number((s.images - average).abs().max().item())}", "saturated or dead units before the output: start again with standard initial weights and a lower learning rate", "build/06_networks"
+    elif learned and active == 0 and kl > 0.5: yield "no_active_units", "note", "no unit says anything about the images yet", f"no unit of {units} is active, but the KL is {_number(kl)} nats, so training has not settled", "train on, then ask again", "limits/12_limits"
     elif learned and active == 0:
         yield "posterior_collapse", "error", "the posterior has collapsed onto the prior: the code says nothing", f"no unit of {units} is active, the KL is {_number(kl)} nats, and every reconstruction is close to the mean image", "KL warm-up, free bits, a smaller beta or a weaker decoder", "limits/12_limits"
     elif not learned and not active: yield "untrained", "note", "this model looks untrained", f"its average picture has correlation {pattern:.2f} with the data's, and no unit is active", "train it, then ask again", "build/08_training"
@@ -1021,7 +1056,7 @@ def _probe_metric(s):
 def _probe_coverage(s):
     "What could not be checked: no finding must not be taken for a clean bill."
     missing = [text for text, gone in (("the latent sample", s.sites.z is None), ("the posterior's mean", s.sites.z is not None and s.sites.mean is None), ("a loss, to check its terms", s.bare),
-                                       ("the law by which the loss compares pixels, so the KL's weight was not checked", not s.bare and s.sites.z is not None and s.family is None), *((f"{name} failed ({error})", True) for name, error in s.failed)) if gone]
+                                       ("the law by which the loss compares pixels, so the KL's weight was not checked", not s.bare and s.sites.z is not None and s.family is None), *((f"{name.removeprefix('_probe_')} ({error})", True) for name, error in s.failed)) if gone]
     if missing: yield "not_checked", "note", "not everything could be checked", "not found: " + "; ".join(missing), f"{_REMEDY}; or write forward so that it returns (reconstruction, mean, log_variance)", "limits/13_diagnosis"
 
 # %% ../nbs/limits/13_diagnosis.ipynb #cell-46
@@ -1029,7 +1064,7 @@ def _probe_coverage(s):
 #| code-summary: "What the probes share: _measure, _measure_state"
 def _affordable(study):
     "As many of the images as make one evaluation of the loss quick, and all of them if the loss wants no other number."
-    for num in (64, 16):
+    for num in (64, 32, 16):
         part = study.x[:num]
         try:
             study.run(x=part, strict=True)
@@ -1038,7 +1073,7 @@ def _affordable(study):
         except (RuntimeError, ValueError, IndexError):
             study.run(strict=True)
             return study.x
-        if time.perf_counter() - start < 0.1: break
+        if time.perf_counter() - start < 0.04: break
     return part
 
 def _measure(s):
@@ -1057,7 +1092,8 @@ def _measure(s):
         if s.family is not None and s.family.weight:
             s.sites = trial
             break
-        s.strange, s.family = s.family or s.strange, None
+        if i == s.candidates[0]: s.strange = s.family      # "nothing", say; of others it says nothing
+        s.family = None
     else:
         if s.candidates: s.sites = sites._replace(reconstruction=s.candidates[0])
     if s.sites.reconstruction is not None: s.reconstruction_shape = run.ops[s.sites.reconstruction].output.shape
@@ -1070,6 +1106,10 @@ def _measure(s):
             kl = _kl(s, s.sites._replace(second=second), r, hold_z)      # and what the decoder says of its own width may depend on z
             if s.kl is None or kl.reads or kl.error < 0.03: s.kl = kl
             if kl.reads or kl.error < 0.03: break
+        half, s.half_kl = s.x[: len(s.x) // 2], None
+        held = {"reconstruction": r[: len(half)] if isinstance(r, Tensor) else r} | ({"second": 0.5} if s.sites.second is not None else {}) | ({"z": 0.} if hold_z else {})
+        try: s.half_kl = (s.expected(s.sites, half, mean=1., **held) - s.expected(s.sites, half, mean=0., **held)) / (0.25 * s.size)
+        except (RuntimeError, ValueError, IndexError): pass      # a loss that knows its batch size
         base = abs(s.loss(s.sites, reconstruction=r, **s.still))
         s.kl_noise = 1e-6 * base / max(abs(s.kl.weight) * s.size, 1e-12)
 
@@ -1077,7 +1117,7 @@ def _best_guess(s):
     "A reconstruction with a small loss, so that the KL is not lost beside it."
     if s.family is None: return 0.5
     x = s.x if s.family.pixels == "as given" else (s.x - s.x.min()) / (s.x.max() - s.x.min())
-    return {"probabilities": x.clamp(0.02, 0.98), "logits": 6 * (x.clamp(0, 1) - 0.5), "continuous logits": 6 * (x.clamp(0, 1) - 0.5)}.get(s.family.name, x)
+    return {"probabilities": x.clamp(0.02, 0.98), "logits": 6 * (x.clamp(0, 1) - 0.5), "continuous logits": 6 * (x.clamp(0, 1) - 0.5), "log squared error": x + 0.1}.get(s.family.name, x)
 
 
 def _measure_state(s):
@@ -1115,13 +1155,15 @@ def diagnose(
     if isinstance(batch, Tensor) and not batch.is_floating_point(): raise TypeError(f"batch has dtype {batch.dtype}: pass it as your model gets it, as floats")
     if isinstance(batch, Tensor) and not batch.isfinite().all(): raise ValueError("batch holds NaN or infinity: look at the data first")
     if isinstance(batch, Tensor) and len(batch) and (batch == batch[:1]).all(): raise ValueError("the images of the batch are all the same: pass different ones")
+    if isinstance(model, torch.jit.ScriptModule): raise TypeError("model is traced or scripted, so its parts can't be replaced: pass it as it was before torch.jit")
+    model = getattr(model, "_orig_mod", model)      # of torch.compile
     whole = nn.ModuleList([part for part in (model if isinstance(model, (tuple, list)) else [model]) if isinstance(part, nn.Module)])
     with _as_found(whole, None), torch.random.fork_rng(devices=[]):
-        try: model, objective = _objective(model, loss, batch)
+        try: model, objective = _objective(model, loss, batch.clone() if isinstance(batch, Tensor) else batch)
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             if "pass " in str(error): raise
             raise TypeError(f"the model or its loss cannot be called on this batch ({error}): {_REMEDY}") from error
-    function, x = objective or (lambda x: sum(t.sum() for t in _tensors(model(x)) if t.is_floating_point())), batch.detach()
+    function, x = objective or (lambda x: sum(t.sum() for t in _tensors(model(x)) if t.is_floating_point())), batch.detach().clone()
     with _as_found(model, True), _fresh_weights(model):
         try: x = _affordable(_Study(model, function, x))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -1149,6 +1191,7 @@ def _ask(probes, s):
 def _refused(study):
     "The finding when PyTorch's binary cross-entropy refuses its input."
     x, ops = study.x, study.run().ops
+    if study.touched: return Finding(*_TOUCHED)
     broken = next((op for op in ops if op.output.is_floating_point() and not op.output.isfinite().all() and all(t.isfinite().all() for t in op.inputs if t.is_floating_point())), None)
     if broken is not None:
         return Finding("not_finite", "error", "infinity or NaN appears before the loss", f"the first comes out of {broken.name}, with finite numbers going in", "take the encoder's second output for the log variance; no square root, logarithm or quotient of what may be 0 or less", "concepts/04_reparameterization")

@@ -9,7 +9,6 @@ __all__ = ['gradients_by_hand', 'adam_step', 'works_by_hand']
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.adam import adam
 from .networks import Decoder, Encoder
 from .vae import VAE
 
@@ -76,8 +75,10 @@ def adam_step(
     group, = optimizer.param_groups
     states = [optimizer.state[p] for p in group["params"]]
     if not all(states): return optimizer.step()      # the first step makes the states
-    adam(group["params"], [p.grad for p in group["params"]], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
-         fused=True, amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=group["maximize"])
+    steps = [s["step"] for s in states]
+    torch._foreach_add_(steps, 1)
+    torch._fused_adam_(group["params"], [p.grad for p in group["params"]], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], steps, lr=group["lr"],
+                       beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=group["maximize"])
 
 # %% ../nbs/practice/34_speed_and_scale.ipynb #cell-20
 def works_by_hand(

@@ -121,7 +121,7 @@ function posteriorSolver(vae, halfWidth = 6, side = 81) {
 // ---- drawing -------------------------------------------------------------------------------------------------------
 const STYLE = `
 .live { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; font-size: 0.9rem; line-height: 1.4; max-width: 100%; }
-.live canvas { max-width: 100%; touch-action: none; }
+.live canvas { max-width: 100%; touch-action: none; background: white; color: #222; border-radius: 6px; }   /* figures are drawn on white paper, also in the dark */
 .live-plane { border: 1px solid color-mix(in srgb, currentColor 35%, transparent); border-radius: 6px; aspect-ratio: 1; }
 .live-picture { image-rendering: pixelated; background: white; border: 1px solid #8888; border-radius: 4px; }
 .live :focus-visible { outline: 3px solid #3f90da; outline-offset: 2px; }
@@ -219,11 +219,15 @@ function drawLabels(context, canvas, anchors, colors) {       // digits on white
   context.restore();
 }
 
-function classAnchors(means, labels, offset = 0) {   // where to write each digit: the mean of its points nearest to their median
-  const median = values => values.sort((a, b) => a - b)[values.length >> 1], anchors = {};
+function classAnchors(means, labels, offset = 0) {   // where to write each digit: at the point of its own with most of its like among the nearest, and of these in the densest place
+  const at = i => [means[offset + 2 * i], means[offset + 2 * i + 1]], anchors = {}, some = [...labels.keys()].slice(0, 600);
   for (const digit of new Set(labels)) {
-    const own = [...labels.keys()].filter(i => labels[i] === digit).map(i => [means[offset + 2 * i], means[offset + 2 * i + 1]]);
-    anchors[digit] = [median(own.map(p => p[0])), median(own.map(p => p[1]))];
+    let best = -Infinity;
+    for (const i of some.filter(i => labels[i] === digit).slice(0, 30)) {
+      const [u, v] = at(i), near = some.map(k => [(at(k)[0] - u) ** 2 + (at(k)[1] - v) ** 2, labels[k]]).sort((a, b) => a[0] - b[0]).slice(0, 20);
+      const share = near.filter(([, label]) => label === digit).length / near.length - 0.1 * Math.sqrt(near.at(-1)[0]);
+      if (share > best) { best = share; anchors[digit] = [u, v]; }
+    }
   }
   return anchors;
 }
