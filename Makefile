@@ -23,6 +23,8 @@ docs-serve: docs
 
 bench: .venv-bench/peers
 	.venv-bench/bin/python bench/training.py
+	tools/browser.sh .venv-bench/bin
+	.venv-bench/bin/python tools/docs.py
 	.venv-bench/bin/python bench/site.py
 
 results: .venv/dev

@@ -29,7 +29,8 @@ def main():
             for _ in range(5):
                 context = browser.new_context()
                 page = context.new_page()
-                page.goto(f"http://127.0.0.1:{server.server_port}/{name}", wait_until="load")
+                response = page.goto(f"http://127.0.0.1:{server.server_port}/{name}", wait_until="load")
+                if not response.ok: sys.exit(f"{name} answers {response.status}: run make docs first")
                 page.wait_for_function("document.querySelectorAll('.live-figure').length === document.querySelectorAll('.live-figure[data-drawn]').length")
                 visits.append(page.evaluate("""() => { const entries = performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'));
                     return [entries.reduce((sum, entry) => sum + entry.encodedBodySize, 0) / 1000, performance.getEntriesByType('navigation')[0].domInteractive,
