@@ -219,15 +219,20 @@ function drawLabels(context, canvas, anchors, colors) {       // digits on white
   context.restore();
 }
 
-function classAnchors(means, labels, offset = 0) {   // where to write each digit: at the point of its own with most of its like among the nearest, and of these in the densest place
-  const at = i => [means[offset + 2 * i], means[offset + 2 * i + 1]], anchors = {}, some = [...labels.keys()].slice(0, 600);
-  for (const digit of new Set(labels)) {
-    let best = -Infinity;
-    for (const i of some.filter(i => labels[i] === digit).slice(0, 30)) {
-      const [u, v] = at(i), near = some.map(k => [(at(k)[0] - u) ** 2 + (at(k)[1] - v) ** 2, labels[k]]).sort((a, b) => a[0] - b[0]).slice(0, 20);
-      const share = near.filter(([, label]) => label === digit).length / near.length - 0.1 * Math.sqrt(near.at(-1)[0]);
-      if (share > best) { best = share; anchors[digit] = [u, v]; }
+function classAnchors(means, labels, offset = 0) {   // where to write each digit: at a point of its own with many of its like around it and few others, away from the digits already written
+  const some = Math.min(labels.length, 1000), anchors = {};
+  for (const digit of [...new Set(labels)].sort()) {
+    let best = -Infinity, place;
+    for (let i = 0, tried = 0; i < some && tried < 40; i++) {
+      if (labels[i] !== digit) continue;
+      const u = means[offset + 2 * i], v = means[offset + 2 * i + 1];
+      let own = 0, all = 10;                         // ten strangers more, so that a lonely point does not win
+      for (let k = 0; k < some; k++) if ((means[offset + 2 * k] - u) ** 2 + (means[offset + 2 * k + 1] - v) ** 2 < 0.25) { all++; own += labels[k] === digit; }
+      const crowded = Object.values(anchors).some(([x, y]) => Math.hypot(x - u, y - v) < 0.7);
+      if (own / all - crowded > best) { best = own / all - crowded; place = [u, v]; }
+      tried++;
     }
+    anchors[digit] = place;
   }
   return anchors;
 }
