@@ -1,6 +1,7 @@
 """Thousands of generated bad inputs: each raises a documented error that names the argument, never one from deep inside PyTorch.
 
 One or two arguments of a call that works are replaced by anything at all. What happens to be acceptable may work."""
+
 import collections
 import math
 import re
@@ -16,27 +17,153 @@ from tiny import write_tiny_data
 from torch.distributions import MultivariateNormal
 from typer.testing import CliRunner
 
-from vae_tutorial import data, distributions, evaluation, exercises, linear_gaussian, networks, objectives, plots, training, vae
+from vae_tutorial import (
+    data,
+    distributions,
+    evaluation,
+    exercises,
+    linear_gaussian,
+    networks,
+    objectives,
+    plots,
+    training,
+    vae,
+)
 from vae_tutorial.cli import app
 
-EXAMPLES = 45      # for each function
+EXAMPLES = 45  # for each function
 DOCUMENTED = (TypeError, ValueError, OSError, FloatingPointError)
-RAW = ("mat1 and mat2", "expected scalar type", "size of tensor", "has no attribute", "unsupported operand", "not supported between", "not subscriptable", "not iterable", "unhashable", "invalid data type", "DefaultCPUAllocator", "out of range")
-ALSO_NAMED = {"name": "name|exercise", "x": "images|x|data_dim", "images": "images", "validation": "validation|images", "hidden": "hidden|sizes", "module": "module|model", "path": "path|file", "folder": "folder|checkpoint|metrics", "directory": "directory|folder|MNIST",
-              "reconstructions": "reconstructions|images", "originals": "originals|images", "epochs": "epochs", "decode": "decode", "num": "num|columns", "latent_dim": "latent_dim|dims|z", "tensors": "tensors|path|file",
-              "q": "q|x", "bias": "bias|weight", "weight": "weight|bias", "text": "text|line|key|JSON", "labels": "labels|means", "self": "mean|weight", "data_dim": "data_dim", "image_shape": "image_shape|sizes|images", "figure": "figure", "sizes": "sizes"}
+RAW = (
+    "mat1 and mat2",
+    "expected scalar type",
+    "size of tensor",
+    "has no attribute",
+    "unsupported operand",
+    "not supported between",
+    "not subscriptable",
+    "not iterable",
+    "unhashable",
+    "invalid data type",
+    "DefaultCPUAllocator",
+    "out of range",
+)
+ALSO_NAMED = {
+    "name": "name|exercise",
+    "x": "images|x|data_dim",
+    "images": "images",
+    "validation": "validation|images",
+    "hidden": "hidden|sizes",
+    "module": "module|model",
+    "path": "path|file",
+    "folder": "folder|checkpoint|metrics",
+    "directory": "directory|folder|MNIST",
+    "reconstructions": "reconstructions|images",
+    "originals": "originals|images",
+    "epochs": "epochs",
+    "decode": "decode",
+    "num": "num|columns",
+    "latent_dim": "latent_dim|dims|z",
+    "tensors": "tensors|path|file",
+    "q": "q|x",
+    "bias": "bias|weight",
+    "weight": "weight|bias",
+    "text": "text|line|key|JSON",
+    "labels": "labels|means",
+    "self": "mean|weight",
+    "data_dim": "data_dim",
+    "image_shape": "image_shape|sizes|images",
+    "figure": "figure",
+    "sizes": "sizes",
+}
 
-shapes = st.one_of(st.lists(st.integers(0, 5), max_size=5).map(tuple), st.sampled_from([(8, 1, 4, 4), (8, 4, 4), (8, 2), (3, 2), (8,), (2,), (8, 3), (4, 2), (8, 1, 28, 28), (0, 1, 4, 4), (8, 3, 4, 4)]))
-tensors = st.builds(lambda shape, dtype, fill: torch.full(shape, fill).to(dtype), shapes, st.sampled_from([torch.float32, torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.complex64]),
-                    st.sampled_from([0.5, 0., 1., -1., 255., math.nan, math.inf]))
-anything = st.one_of(tensors, tensors, st.sampled_from([None, "", object(), len, torch.Tensor, vae.VAE, torch.nn.Linear(2, 2), 2**31, 2**63, 10**30, -10**30, "a\0b", "~no_such_user/x", 1j, range(3), set()]),
-                     st.booleans(), st.integers(-3, 5), st.floats(), st.text(max_size=5), st.binary(max_size=5), st.lists(st.integers(-2, 3), max_size=3), st.tuples(st.integers(-2, 3), st.integers(-2, 3)),
-                     st.dictionaries(st.text(max_size=2), st.integers(0, 3), max_size=2), st.lists(st.dictionaries(st.sampled_from(["epoch", "step", "split", "elbo", "reconstruction", "kl"]), st.sampled_from([1, 0, "train", None])), max_size=2))
+shapes = st.one_of(
+    st.lists(st.integers(0, 5), max_size=5).map(tuple),
+    st.sampled_from(
+        [
+            (8, 1, 4, 4),
+            (8, 4, 4),
+            (8, 2),
+            (3, 2),
+            (8,),
+            (2,),
+            (8, 3),
+            (4, 2),
+            (8, 1, 28, 28),
+            (0, 1, 4, 4),
+            (8, 3, 4, 4),
+        ]
+    ),
+)
+tensors = st.builds(
+    lambda shape, dtype, fill: torch.full(shape, fill).to(dtype),
+    shapes,
+    st.sampled_from(
+        [
+            torch.float32,
+            torch.float32,
+            torch.float64,
+            torch.float16,
+            torch.int64,
+            torch.uint8,
+            torch.bool,
+            torch.complex64,
+        ]
+    ),
+    st.sampled_from([0.5, 0.0, 1.0, -1.0, 255.0, math.nan, math.inf]),
+)
+anything = st.one_of(
+    tensors,
+    tensors,
+    st.sampled_from(
+        [
+            None,
+            "",
+            object(),
+            len,
+            torch.Tensor,
+            vae.VAE,
+            torch.nn.Linear(2, 2),
+            2**31,
+            2**63,
+            10**30,
+            -(10**30),
+            "a\0b",
+            "~no_such_user/x",
+            1j,
+            range(3),
+            set(),
+        ]
+    ),
+    st.booleans(),
+    st.integers(-3, 5),
+    st.floats(),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.lists(st.integers(-2, 3), max_size=3),
+    st.tuples(st.integers(-2, 3), st.integers(-2, 3)),
+    st.dictionaries(st.text(max_size=2), st.integers(0, 3), max_size=2),
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["epoch", "step", "split", "elbo", "reconstruction", "kl"]),
+            st.sampled_from([1, 0, "train", None]),
+        ),
+        max_size=2,
+    ),
+)
 
 for_tensors = st.one_of(anything, st.just(np.zeros((8, 1, 4, 4))))
 
 IMAGES = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-HISTORY = [{"epoch": 1, "step": 1, "split": "train", "elbo": -1., "reconstruction": -1., "kl": 0.}]
+HISTORY = [
+    {
+        "epoch": 1,
+        "step": 1,
+        "split": "train",
+        "elbo": -1.0,
+        "reconstruction": -1.0,
+        "kl": 0.0,
+    }
+]
 MODEL = vae.VAE((1, 4, 4), hidden=(3,))
 CONVOLUTIONAL = vae.VAE((1, 4, 4), hidden=(3,), network="conv")
 LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
@@ -46,71 +173,259 @@ NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
 def functions(folder):
     "Every public function, with arguments that work."
     saved = MODEL.save(folder / "model.safetensors")
-    pair, row = {"mean": torch.zeros(8, 2), "log_variance": torch.zeros(8, 2)}, torch.rand(8, 4)
+    pair, row = (
+        {"mean": torch.zeros(8, 2), "log_variance": torch.zeros(8, 2)},
+        torch.rand(8, 4),
+    )
     scored = {"model": MODEL, "images": IMAGES, "seed": 0}
     return [
-        (data.data_directory, {"directory": folder}), (data.install_mnist, {"directory": None}), (data.binarize, {"images": IMAGES, "seed": 0}),
-        (data.load_mnist, {"name": "fashion-mnist", "num_validation": 0, "seed": 0, "directory": folder}), (data.check_seed, {"seed": 0}),
-        (distributions.DiagonalGaussian, pair), (NORMAL.log_prob, {"z": torch.zeros(8, 2)}), (distributions.kl_per_dimension, {**pair, "prior_mean": 0., "prior_log_variance": 0.}),
-        (distributions.kl_divergence, {**pair, "prior_mean": 0., "prior_log_variance": 0.}), (distributions.standard_normal_prior, {"latent_dim": 2, "like": IMAGES}), (distributions.bernoulli, {"logits": IMAGES, "event_dims": 3}),
-        (linear_gaussian.LinearGaussian, {"weight": torch.rand(4, 2), "bias": torch.rand(4), "noise_variance": 0.3}), (LINE.log_marginal, {"x": row}), (LINE.encode, {"x": row}), (LINE.decode, {"z": torch.zeros(8, 2)}),
-        (LINE.expected_log_likelihood, {"x": row, "q": MultivariateNormal(torch.zeros(8, 2), torch.eye(2))}), (linear_gaussian.fit_linear_gaussian, {"x": row, "latent_dim": 2}),
-        (objectives.elbo, {"model": MODEL, "x": IMAGES, "num_samples": 1}), (objectives.log_importance_weights, {"model": MODEL, "x": IMAGES, "num_samples": 2}), (objectives.iwae_bound, {"model": MODEL, "x": IMAGES, "num_samples": 2}),
-        (objectives.effective_beta, {"data_dim": 16, "latent_dim": 2, "reconstruction": "sum", "kl": "sum", "weight": 1., "likelihood": "gaussian"}),
-        (networks.mlp, {"sizes": [4, 3, 2]}), (networks.Encoder, {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}), (networks.Decoder, {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}),
-        (networks.ConvEncoder, {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}), (networks.ConvDecoder, {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}),
-        (CONVOLUTIONAL.encoder.forward, {"x": IMAGES}), (CONVOLUTIONAL.decoder.forward, {"z": torch.zeros(8, 2)}), (MODEL.encoder.forward, {"x": IMAGES}), (MODEL.decoder.forward, {"z": torch.zeros(8, 2)}),
-        (vae.VAE, {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,), "network": "mlp"}), (MODEL.encode, {"x": IMAGES}), (MODEL.decode, {"z": torch.zeros(8, 2)}), (MODEL.elbo, {"x": IMAGES, "num_samples": 1}),
-        (MODEL.sample, {"num_samples": 2, "seed": 0}), (MODEL.reconstruct, {"x": IMAGES}), (MODEL.save, {"path": folder / "new.safetensors"}), (vae.VAE.load, {"path": saved}), (vae.read_safetensors, {"path": saved}),
-        (vae.save_weights, {"module": MODEL, "path": folder / "new.safetensors", "metadata": None}), (vae.write_safetensors, {"tensors": {"a": IMAGES}, "path": folder / "new.safetensors", "metadata": None}),
-        (vae.load_weights, {"module": MODEL, "path": saved}), (vae.parse_json, {"text": "{}"}),
-        (training.fit, {"model": MODEL, "images": IMAGES, "validation": IMAGES, "epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "pixels": "binary", "beta": 1., "seed": 0, "folder": folder, "log_every": 100, "log": None, "callback": None}),
-        (training.check_settings, {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "pixels": "binary", "beta": 1.}),
-        (evaluation.active_units, {"means": torch.rand(8, 2), "threshold": 0.01}), (evaluation.evaluate, {**scored, "pixels": "binary", "num_samples": 1, "batch_size": 8}), (evaluation.log_joint, {"model": MODEL, "x": IMAGES, "z": torch.zeros(3, 2)}),
-        (evaluation.log_likelihood, {**scored, "method": "importance", "num_samples": 5, "pixels": "binary"}),
-        (plots.show_images, {"images": IMAGES, "columns": 4, "title": "", "width": None, "axes": None}), (plots.show_reconstructions, {"originals": IMAGES, "reconstructions": IMAGES, "columns": 4, "axes": None}),
-        (plots.plot_losses, {"history": HISTORY, "figure": None}), (plots.plot_latent_map, {"means": torch.rand(8, 2), "labels": torch.arange(8), "dims": (0, 1), "axes": None}), (plots.latent_grid, {"num": 3, "latent_dim": 2, "dims": (0, 1)}),
-        (plots.show_manifold, {"decode": lambda z: MODEL.decode(z).mean, "num": 3, "latent_dim": 2, "dims": (0, 1), "axes": None}), (exercises.check, {"name": "elbo.1", "answer": 1.}),
+        (data.data_directory, {"directory": folder}),
+        (data.install_mnist, {"directory": None}),
+        (data.binarize, {"images": IMAGES, "seed": 0}),
+        (
+            data.load_mnist,
+            {
+                "name": "fashion-mnist",
+                "num_validation": 0,
+                "seed": 0,
+                "directory": folder,
+            },
+        ),
+        (data.check_seed, {"seed": 0}),
+        (distributions.DiagonalGaussian, pair),
+        (NORMAL.log_prob, {"z": torch.zeros(8, 2)}),
+        (
+            distributions.kl_per_dimension,
+            {**pair, "prior_mean": 0.0, "prior_log_variance": 0.0},
+        ),
+        (
+            distributions.kl_divergence,
+            {**pair, "prior_mean": 0.0, "prior_log_variance": 0.0},
+        ),
+        (distributions.standard_normal_prior, {"latent_dim": 2, "like": IMAGES}),
+        (distributions.bernoulli, {"logits": IMAGES, "event_dims": 3}),
+        (
+            linear_gaussian.LinearGaussian,
+            {"weight": torch.rand(4, 2), "bias": torch.rand(4), "noise_variance": 0.3},
+        ),
+        (LINE.log_marginal, {"x": row}),
+        (LINE.encode, {"x": row}),
+        (LINE.decode, {"z": torch.zeros(8, 2)}),
+        (
+            LINE.expected_log_likelihood,
+            {"x": row, "q": MultivariateNormal(torch.zeros(8, 2), torch.eye(2))},
+        ),
+        (linear_gaussian.fit_linear_gaussian, {"x": row, "latent_dim": 2}),
+        (objectives.elbo, {"model": MODEL, "x": IMAGES, "num_samples": 1}),
+        (
+            objectives.log_importance_weights,
+            {"model": MODEL, "x": IMAGES, "num_samples": 2},
+        ),
+        (objectives.iwae_bound, {"model": MODEL, "x": IMAGES, "num_samples": 2}),
+        (
+            objectives.effective_beta,
+            {
+                "data_dim": 16,
+                "latent_dim": 2,
+                "reconstruction": "sum",
+                "kl": "sum",
+                "weight": 1.0,
+                "likelihood": "gaussian",
+            },
+        ),
+        (networks.mlp, {"sizes": [4, 3, 2]}),
+        (networks.Encoder, {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}),
+        (networks.Decoder, {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}),
+        (
+            networks.ConvEncoder,
+            {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)},
+        ),
+        (
+            networks.ConvDecoder,
+            {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)},
+        ),
+        (CONVOLUTIONAL.encoder.forward, {"x": IMAGES}),
+        (CONVOLUTIONAL.decoder.forward, {"z": torch.zeros(8, 2)}),
+        (MODEL.encoder.forward, {"x": IMAGES}),
+        (MODEL.decoder.forward, {"z": torch.zeros(8, 2)}),
+        (
+            vae.VAE,
+            {
+                "image_shape": (1, 4, 4),
+                "latent_dim": 2,
+                "hidden": (3,),
+                "network": "mlp",
+            },
+        ),
+        (MODEL.encode, {"x": IMAGES}),
+        (MODEL.decode, {"z": torch.zeros(8, 2)}),
+        (MODEL.elbo, {"x": IMAGES, "num_samples": 1}),
+        (MODEL.sample, {"num_samples": 2, "seed": 0}),
+        (MODEL.reconstruct, {"x": IMAGES}),
+        (MODEL.save, {"path": folder / "new.safetensors"}),
+        (vae.VAE.load, {"path": saved}),
+        (vae.read_safetensors, {"path": saved}),
+        (
+            vae.save_weights,
+            {"module": MODEL, "path": folder / "new.safetensors", "metadata": None},
+        ),
+        (
+            vae.write_safetensors,
+            {
+                "tensors": {"a": IMAGES},
+                "path": folder / "new.safetensors",
+                "metadata": None,
+            },
+        ),
+        (vae.load_weights, {"module": MODEL, "path": saved}),
+        (vae.parse_json, {"text": "{}"}),
+        (
+            training.fit,
+            {
+                "model": MODEL,
+                "images": IMAGES,
+                "validation": IMAGES,
+                "epochs": 1,
+                "batch_size": 8,
+                "learning_rate": 1e-3,
+                "pixels": "binary",
+                "beta": 1.0,
+                "seed": 0,
+                "folder": folder,
+                "log_every": 100,
+                "log": None,
+                "callback": None,
+            },
+        ),
+        (
+            training.check_settings,
+            {
+                "epochs": 1,
+                "batch_size": 8,
+                "learning_rate": 1e-3,
+                "pixels": "binary",
+                "beta": 1.0,
+            },
+        ),
+        (evaluation.active_units, {"means": torch.rand(8, 2), "threshold": 0.01}),
+        (
+            evaluation.evaluate,
+            {**scored, "pixels": "binary", "num_samples": 1, "batch_size": 8},
+        ),
+        (evaluation.log_joint, {"model": MODEL, "x": IMAGES, "z": torch.zeros(3, 2)}),
+        (
+            evaluation.log_likelihood,
+            {**scored, "method": "importance", "num_samples": 5, "pixels": "binary"},
+        ),
+        (
+            plots.show_images,
+            {"images": IMAGES, "columns": 4, "title": "", "width": None, "axes": None},
+        ),
+        (
+            plots.show_reconstructions,
+            {
+                "originals": IMAGES,
+                "reconstructions": IMAGES,
+                "columns": 4,
+                "axes": None,
+            },
+        ),
+        (plots.plot_losses, {"history": HISTORY, "figure": None}),
+        (
+            plots.plot_latent_map,
+            {
+                "means": torch.rand(8, 2),
+                "labels": torch.arange(8),
+                "dims": (0, 1),
+                "axes": None,
+            },
+        ),
+        (plots.latent_grid, {"num": 3, "latent_dim": 2, "dims": (0, 1)}),
+        (
+            plots.show_manifold,
+            {
+                "decode": lambda z: MODEL.decode(z).mean,
+                "num": 3,
+                "latent_dim": 2,
+                "dims": (0, 1),
+                "axes": None,
+            },
+        ),
+        (exercises.check, {"name": "elbo.1", "answer": 1.0}),
     ]
 
 
-def names_argument(message, replaced): return any(re.search(rf"\b({ALSO_NAMED.get(name, re.escape(name))})\b", message) for name in replaced)
+def names_argument(message, replaced):
+    return any(
+        re.search(rf"\b({ALSO_NAMED.get(name, re.escape(name))})\b", message)
+        for name in replaced
+    )
 
 
 def attempt(function, arguments, replaced):
     "`refused` by a documented error that names a replaced argument, or `accepted`. Anything else raises."
-    try: function(**arguments)
+    try:
+        function(**arguments)
     except DOCUMENTED as error:
         message = str(error)
-        assert names_argument(message, replaced) or any(str(arguments[name])[:200] in message for name in replaced if isinstance(error, OSError)), f"{type(error).__name__} names none of {replaced}: {message}"
+        assert names_argument(message, replaced) or any(
+            str(arguments[name])[:200] in message
+            for name in replaced
+            if isinstance(error, OSError)
+        ), f"{type(error).__name__} names none of {replaced}: {message}"
         assert not any(raw in message for raw in RAW), message
         return "refused"
-    finally: plt.close("all")
+    finally:
+        plt.close("all")
     return "accepted"
 
 
 def complaints(function, arguments, counts, examples):
     "What is wrong with the errors of a function, or None."
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def one_call(draw):
-        replaced = draw.draw(st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=min(2, len(arguments)), unique=True), label="replaced")
-        bad = {name: draw.draw(for_tensors if isinstance(arguments[name], torch.Tensor) else anything, label=name) for name in replaced}
+        replaced = draw.draw(
+            st.lists(
+                st.sampled_from(sorted(arguments)),
+                min_size=1,
+                max_size=min(2, len(arguments)),
+                unique=True,
+            ),
+            label="replaced",
+        )
+        bad = {
+            name: draw.draw(
+                for_tensors if isinstance(arguments[name], torch.Tensor) else anything,
+                label=name,
+            )
+            for name in replaced
+        }
         assume(all(arguments[name] is not value for name, value in bad.items()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             counts[attempt(function, {**arguments, **bad}, replaced)] += 1
 
-    try: one_call()
-    except Exception as error: return f"{function.__qualname__}: {type(error).__name__}: {error} {getattr(error, '__notes__', '')}"
+    try:
+        one_call()
+    except Exception as error:
+        return f"{function.__qualname__}: {type(error).__name__}: {error} {getattr(error, '__notes__', '')}"
 
 
 def test_generated_bad_arguments_are_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)      # a file name may be any text
+    monkeypatch.chdir(tmp_path)  # a file name may be any text
     write_tiny_data(tmp_path, 20, 20)
     counts, found = collections.Counter(), []
     for function, arguments in functions(tmp_path):
-        with torch.random.fork_rng(devices=[]): found.append(complaints(function, arguments, counts, EXAMPLES))
+        with torch.random.fork_rng(devices=[]):
+            found.append(complaints(function, arguments, counts, EXAMPLES))
     print(counts)
     assert not any(found), "\n".join(filter(None, found))
     assert counts["refused"] >= 1000, counts
@@ -119,9 +434,34 @@ def test_generated_bad_arguments_are_refused_by_name(tmp_path, monkeypatch):
 def test_every_public_function_is_among_them(tmp_path):
     "Those without arguments, and records that hold what they are given, cannot be called wrongly."
     tried = {function.__qualname__.split(".")[0] for function, _ in functions(tmp_path)}
-    harmless = {"use_style", "LabelledImages", "Splits", "ElboTerms", "Evaluation", "LogLikelihood", "Verdict"}
-    guards = {"check_path", "check_sizes", "check_tensors", "check_model", "check_images"}      # they refuse for all the others
-    for module in (data, distributions, linear_gaussian, objectives, networks, vae, training, evaluation, plots, exercises):
+    harmless = {
+        "use_style",
+        "LabelledImages",
+        "Splits",
+        "ElboTerms",
+        "Evaluation",
+        "LogLikelihood",
+        "Verdict",
+    }
+    guards = {
+        "check_path",
+        "check_sizes",
+        "check_tensors",
+        "check_model",
+        "check_images",
+    }  # they refuse for all the others
+    for module in (
+        data,
+        distributions,
+        linear_gaussian,
+        objectives,
+        networks,
+        vae,
+        training,
+        evaluation,
+        plots,
+        exercises,
+    ):
         public = {name for name in module.__all__ if callable(getattr(module, name))}
         assert public <= tried | harmless | guards, public - tried - harmless - guards
 
@@ -129,14 +469,34 @@ def test_every_public_function_is_among_them(tmp_path):
 # ---- the command line
 
 
-BAD_OPTIONS = {      # option: values that no command takes
-    "--latent-dim": ["0", "-1", "2.5", "two", "", "1000000000000", "9" * 40], "--hidden": ["a,b", "0", "-3", "64,-1", "1e3", "1000000000000", "9" * 5000], "--epochs": ["0", "-1", "x", "", "1.5"],
-    "--batch-size": ["0", "-8", "x", "9" * 30], "--lr": ["0", "-1", "nan", "inf", "fast", ""], "--beta": ["-1", "nan", "inf", "x"], "--seed": ["x", "1.5", "9" * 30, "-" + "9" * 30], "--pixels": ["gray", "", "BINARY", "0"],
-    "--data": ["mnst", "../mnist", "\U0001f600"], "--network": ["cnn", ""], "--size": ["0", "-1", "x", "28"], "--validation": ["-1", "20", "x", "9" * 30], "--device": ["tpu7", "", "meta", "cuda:999", "cpu:x", "mps"],
+BAD_OPTIONS = {  # option: values that no command takes
+    "--latent-dim": ["0", "-1", "2.5", "two", "", "1000000000000", "9" * 40],
+    "--hidden": ["a,b", "0", "-3", "64,-1", "1e3", "1000000000000", "9" * 5000],
+    "--epochs": ["0", "-1", "x", "", "1.5"],
+    "--batch-size": ["0", "-8", "x", "9" * 30],
+    "--lr": ["0", "-1", "nan", "inf", "fast", ""],
+    "--beta": ["-1", "nan", "inf", "x"],
+    "--seed": ["x", "1.5", "9" * 30, "-" + "9" * 30],
+    "--pixels": ["gray", "", "BINARY", "0"],
+    "--data": ["mnst", "../mnist", "\U0001f600"],
+    "--network": ["cnn", ""],
+    "--size": ["0", "-1", "x", "28"],
+    "--validation": ["-1", "20", "x", "9" * 30],
+    "--device": ["tpu7", "", "meta", "cuda:999", "cpu:x", "mps"],
 }
-BAD_CALLS = {      # command and option: values that it does not take
-    ("sample", "--num"): ["0", "-1", "x", "2.5", "9" * 30, "1000000000"], ("sample", "--seed"): ["x", "9" * 30], ("sample", "--out"): ["RUN", "RUN/config.json", "nowhere/picture.png", "picture.xyz"],
-    ("reconstruct", "--num"): ["0", "-1", "x", "9" * 30, "21"], ("reconstruct", "--seed"): ["x", "9" * 30], ("reconstruct", "--out"): ["RUN", "nowhere/picture.png", "picture.xyz"], ("evaluate", "--device"): ["tpu7", "", "meta", "cuda:999"],
+BAD_CALLS = {  # command and option: values that it does not take
+    ("sample", "--num"): ["0", "-1", "x", "2.5", "9" * 30, "1000000000"],
+    ("sample", "--seed"): ["x", "9" * 30],
+    ("sample", "--out"): [
+        "RUN",
+        "RUN/config.json",
+        "nowhere/picture.png",
+        "picture.xyz",
+    ],
+    ("reconstruct", "--num"): ["0", "-1", "x", "9" * 30, "21"],
+    ("reconstruct", "--seed"): ["x", "9" * 30],
+    ("reconstruct", "--out"): ["RUN", "nowhere/picture.png", "picture.xyz"],
+    ("evaluate", "--device"): ["tpu7", "", "meta", "cuda:999"],
     ("evaluate", "--data-dir"): ["RUN/config.json", "/dev/null"],
 }
 
@@ -148,11 +508,26 @@ def command(tmp_path_factory):
     tiny = write_tiny_data(folder / "data", 20, 20)
 
     def invoke(*arguments):
-        arguments = [argument.replace("RUN", str(folder / "run")) for argument in arguments]
-        if "--data-dir" not in arguments and arguments[0] != "sample": arguments += ["--data-dir", str(tiny)]
+        arguments = [
+            argument.replace("RUN", str(folder / "run")) for argument in arguments
+        ]
+        if "--data-dir" not in arguments and arguments[0] != "sample":
+            arguments += ["--data-dir", str(tiny)]
         return CliRunner().invoke(app, arguments)
 
-    finished = invoke("train", "--out", "RUN", "--data", "fashion-mnist", "--epochs", "1", "--hidden", "4", "--device", "cpu")
+    finished = invoke(
+        "train",
+        "--out",
+        "RUN",
+        "--data",
+        "fashion-mnist",
+        "--epochs",
+        "1",
+        "--hidden",
+        "4",
+        "--device",
+        "cpu",
+    )
     assert finished.exit_code == 0, finished.output
     invoke.folder = folder
     return invoke
@@ -160,35 +535,90 @@ def command(tmp_path_factory):
 
 def assert_one_message(result, name):
     "Exit code 1 or 2, one message, no traceback."
-    assert isinstance(result.exception, SystemExit) and result.exit_code in (1, 2), (name, result.exit_code, result.exception)
-    assert "Traceback" not in result.output and result.output.lower().count("error") >= 1, result.output
-    assert not any(raw in result.output for raw in RAW if raw != "out of range"), result.output
+    assert isinstance(result.exception, SystemExit) and result.exit_code in (1, 2), (
+        name,
+        result.exit_code,
+        result.exception,
+    )
+    assert (
+        "Traceback" not in result.output and result.output.lower().count("error") >= 1
+    ), result.output
+    assert not any(raw in result.output for raw in RAW if raw != "out of range"), (
+        result.output
+    )
     assert re.search(name, result.output), (name, result.output)
 
 
 def test_bad_options_end_in_one_message(command, monkeypatch):
     "Alone, and two bad ones at a time."
     monkeypatch.chdir(command.folder)
-    named = {"--hidden": "hidden|sizes", "--lr": "lr|learning_rate", "--data": "data set|--data", "--latent-dim": "latent.dim|sizes", "--batch-size": "batch.size", "--validation": "validation"}
+    named = {
+        "--hidden": "hidden|sizes",
+        "--lr": "lr|learning_rate",
+        "--data": "data set|--data",
+        "--latent-dim": "latent.dim|sizes",
+        "--batch-size": "batch.size",
+        "--validation": "validation",
+    }
     counts, before = collections.Counter(), sorted(command.folder.rglob("*"))
-    flat = [(option, value) for option, values in BAD_OPTIONS.items() for value in values]
+    flat = [
+        (option, value) for option, values in BAD_OPTIONS.items() for value in values
+    ]
 
     def refuse(*options):
-        assert_one_message(command("train", "--out", "new", "--data", "fashion-mnist", "--epochs", "1", *(text for option in options for text in option)), "|".join(named.get(option, option.strip("-")) for option, _ in options))
+        assert_one_message(
+            command(
+                "train",
+                "--out",
+                "new",
+                "--data",
+                "fashion-mnist",
+                "--epochs",
+                "1",
+                *(text for option in options for text in option),
+            ),
+            "|".join(named.get(option, option.strip("-")) for option, _ in options),
+        )
         counts["train"] += 1
 
-    for option in flat: refuse(option)
+    for option in flat:
+        refuse(option)
 
     @settings(max_examples=150, deadline=None, derandomize=True, database=None)
-    @given(st.lists(st.sampled_from(flat), min_size=2, max_size=2, unique_by=lambda option: option[0]))
-    def two(options): refuse(*options)
+    @given(
+        st.lists(
+            st.sampled_from(flat),
+            min_size=2,
+            max_size=2,
+            unique_by=lambda option: option[0],
+        )
+    )
+    def two(options):
+        refuse(*options)
 
     two()
     for (name, option), values in BAD_CALLS.items():
         for value in values:
-            assert_one_message(command(name, "RUN", option, value), {"--out": "--out|picture|format", "--data-dir": "data|folder|not"}.get(option, option.strip("-")))
+            assert_one_message(
+                command(name, "RUN", option, value),
+                {"--out": "--out|picture|format", "--data-dir": "data|folder|not"}.get(
+                    option, option.strip("-")
+                ),
+            )
             counts[name] += 1
-    for arguments in (["fly"], ["train"], ["sample"], ["evaluate", "nowhere"], ["sample", "RUN", "--what"], ["train", "--out", "RUN"], ["train", "--out", "RUN", "--resume", "--overwrite"]):
-        assert_one_message(command(*arguments), "fly|--out|Missing|nowhere|--what|contradict|run")
+    for arguments in (
+        ["fly"],
+        ["train"],
+        ["sample"],
+        ["evaluate", "nowhere"],
+        ["sample", "RUN", "--what"],
+        ["train", "--out", "RUN"],
+        ["train", "--out", "RUN", "--resume", "--overwrite"],
+    ):
+        assert_one_message(
+            command(*arguments), "fly|--out|Missing|nowhere|--what|contradict|run"
+        )
         counts["usage"] += 1
-    assert sorted(command.folder.rglob("*")) == before and sum(counts.values()) >= 200, counts
+    assert (
+        sorted(command.folder.rglob("*")) == before and sum(counts.values()) >= 200
+    ), counts

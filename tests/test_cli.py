@@ -1,4 +1,5 @@
 "The command line as a user meets it: real processes, signals, terminals and folders."
+
 import json
 import shutil
 import signal
@@ -15,16 +16,30 @@ from vae_tutorial.vae import VAE
 
 COMMAND = str(Path(sys.executable).parent / "vae-tutorial")
 SMALL = ("--hidden", "16", "--epochs", "1")
-PICTURES = {"losses.png", "reconstructions.png", "latent_map.png", "manifold.png", "samples.png"}
+PICTURES = {
+    "losses.png",
+    "reconstructions.png",
+    "latent_map.png",
+    "manifold.png",
+    "samples.png",
+}
 
 
 def run(*arguments, **options):
-    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
 
 
 def refused(*arguments, match):
     result = run(*arguments)
-    assert result.returncode in (1, 2) and "Traceback" not in result.stderr, result.stderr
+    assert result.returncode in (1, 2) and "Traceback" not in result.stderr, (
+        result.stderr
+    )
     assert match in result.stderr, result.stderr
     return result
 
@@ -40,11 +55,22 @@ def finished(tmp_path_factory):
 
 def test_train_leaves_everything(finished):
     out, result = finished
-    assert {path.name for path in out.iterdir()} == PICTURES | {"config.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "evaluation.json"}
+    assert {path.name for path in out.iterdir()} == PICTURES | {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "model.safetensors",
+        "evaluation.json",
+    }
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in PICTURES)
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [record["step"] for record in records] == [100, 200, 300, 400, 469]
-    assert all(abs(record["elbo"] - record["reconstruction"] + record["kl"]) < 1e-2 for record in records)
+    assert all(
+        abs(record["elbo"] - record["reconstruction"] + record["kl"]) < 1e-2
+        for record in records
+    )
     assert all(str(out / name) in result.stdout for name in PICTURES)
     assert json.loads((out / "config.json").read_text())["hidden"] == [16]
 
@@ -56,7 +82,13 @@ def test_plain_lines_without_a_terminal(finished):
 
 
 def test_progress_bar_on_a_terminal(tmp_path):
-    child = pexpect.spawn(COMMAND, ["train", "--out", str(tmp_path / "run"), *SMALL], encoding="utf-8", timeout=200, dimensions=(40, 120))
+    child = pexpect.spawn(
+        COMMAND,
+        ["train", "--out", str(tmp_path / "run"), *SMALL],
+        encoding="utf-8",
+        timeout=200,
+        dimensions=(40, 120),
+    )
     child.expect(r"\d+%\|.*step/s")
     child.expect("epoch 1/1  step 469/469")
     child.expect("samples.png")
@@ -68,36 +100,77 @@ def test_progress_bar_on_a_terminal(tmp_path):
 def test_the_other_commands(finished, tmp_path):
     out, trained = finished
     scored = run("evaluate", out)
-    assert scored.returncode == 0 and scored.stdout.strip().splitlines()[-2] in trained.stdout      # the same table
-    assert run("sample", out, "--num", 9, "--out", tmp_path / "s.png").returncode == 0 and (tmp_path / "s.png").exists()
+    assert (
+        scored.returncode == 0
+        and scored.stdout.strip().splitlines()[-2] in trained.stdout
+    )  # the same table
+    assert (
+        run("sample", out, "--num", 9, "--out", tmp_path / "s.png").returncode == 0
+        and (tmp_path / "s.png").exists()
+    )
     result = run("reconstruct", out, "--num", 3, "--out", tmp_path / "r.png")
-    assert result.returncode == 0 and result.stdout.count("z = ") == 3 and (tmp_path / "r.png").exists()
+    assert (
+        result.returncode == 0
+        and result.stdout.count("z = ") == 3
+        and (tmp_path / "r.png").exists()
+    )
     refused("sample", out, "--out", tmp_path / "s.png", match="exists already")
     refused("reconstruct", out, "--num", 0, match="--num")
 
 
 @pytest.mark.parametrize("latent_dim", [1, 5])
 def test_pictures_for_other_latent_sizes(latent_dim, tmp_path):
-    result = run("train", "--out", tmp_path / "run", *SMALL, "--latent-dim", latent_dim, "--pixels", "grey", "--validation", 1000)
+    result = run(
+        "train",
+        "--out",
+        tmp_path / "run",
+        *SMALL,
+        "--latent-dim",
+        latent_dim,
+        "--pixels",
+        "grey",
+        "--validation",
+        1000,
+    )
     assert result.returncode == 0, result.stderr
     assert "validation" in result.stdout and "cross-entropy" in result.stdout
 
 
 def test_help_names_every_option():
     text = run("train", "--help").stdout
-    for option in ("--data", "--pixels", "--latent-dim", "--hidden", "--epochs", "--batch-size", "--lr", "--seed", "--device", "--out", "--resume", "--overwrite"): assert option in text
-    assert all(command in run("--help").stdout for command in ("train", "evaluate", "sample", "reconstruct", "diagnose"))
+    for option in (
+        "--data",
+        "--pixels",
+        "--latent-dim",
+        "--hidden",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--seed",
+        "--device",
+        "--out",
+        "--resume",
+        "--overwrite",
+    ):
+        assert option in text
+    assert all(
+        command in run("--help").stdout
+        for command in ("train", "evaluate", "sample", "reconstruct", "diagnose")
+    )
 
 
 def test_nothing_is_overwritten(finished, tmp_path):
     out, _ = finished
     before = {path: path.read_bytes() for path in out.iterdir()}
     refused("train", "--out", out, *SMALL, match="--overwrite")
-    refused("train", "--out", out, "--resume", "--seed", 7, match="--seed (was 0, is 7)")
+    refused(
+        "train", "--out", out, "--resume", "--seed", 7, match="--seed (was 0, is 7)"
+    )
     refused("train", "--out", out, "--resume", "--overwrite", match="contradict")
     assert before == {path: path.read_bytes() for path in out.iterdir()}
     (tmp_path / "diary.txt").write_text("mine")
-    for flags in ((), ("--resume",), ("--overwrite",)): refused("train", "--out", tmp_path, *SMALL, *flags, match="holds no run")
+    for flags in ((), ("--resume",), ("--overwrite",)):
+        refused("train", "--out", tmp_path, *SMALL, *flags, match="holds no run")
     refused("train", "--out", tmp_path / "diary.txt", *SMALL, match="is a file")
     assert (tmp_path / "diary.txt").read_text() == "mine"
 
@@ -106,17 +179,31 @@ def test_overwrite_replaces_the_run_and_nothing_else(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
     (out / "diary.txt").write_text("mine")
-    assert run("train", "--out", out, *SMALL, "--overwrite", "--seed", 5).returncode == 0
-    assert (out / "diary.txt").read_text() == "mine" and json.loads((out / "config.json").read_text())["seed"] == 5
+    assert (
+        run("train", "--out", out, *SMALL, "--overwrite", "--seed", 5).returncode == 0
+    )
+    assert (out / "diary.txt").read_text() == "mine" and json.loads(
+        (out / "config.json").read_text()
+    )["seed"] == 5
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:3000])], ids=["missing", "cut"])
-def test_resume_without_a_good_checkpoint_keeps_the_finished_model(damage, finished, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:3000]),
+    ],
+    ids=["missing", "cut"],
+)
+def test_resume_without_a_good_checkpoint_keeps_the_finished_model(
+    damage, finished, tmp_path
+):
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
     damage(out / "checkpoint.safetensors")
     before = {path: path.read_bytes() for path in out.iterdir()}
-    for more in ((), ("--epochs", 2)): refused("train", "--out", out, "--resume", *more, match="cannot resume")
+    for more in ((), ("--epochs", 2)):
+        refused("train", "--out", out, "--resume", *more, match="cannot resume")
     assert before == {path: path.read_bytes() for path in out.iterdir()}
 
 
@@ -124,19 +211,35 @@ def test_resume_with_more_epochs_drops_the_old_model_first(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
     refused("train", "--out", out, "--resume", "--epochs", 0, match="epochs")
-    process = subprocess.Popen([COMMAND, "train", "--out", out, "--resume", "--epochs", "50"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [COMMAND, "train", "--out", out, "--resume", "--epochs", "50"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
-        if line.startswith("epoch  2/50"): break
+        if line.startswith("epoch  2/50"):
+            break
     process.kill()
     process.wait()
-    refused("evaluate", out, match="--resume")      # not the one-epoch model under the name of fifty epochs
+    refused(
+        "evaluate", out, match="--resume"
+    )  # not the one-epoch model under the name of fifty epochs
 
 
 def test_bad_options_write_nothing(tmp_path):
     new = tmp_path / "new"
-    for option, match in [(("--latent-dim", 0), "latent_dim"), (("--epochs", 0), "epochs"), (("--batch-size", -3), "batch_size"), (("--lr", 0), "learning_rate"),
-                          (("--hidden", "a,b"), "--hidden"), (("--data", "mnst"), "fashion-mnist"), (("--pixels", "gray"), "--pixels"), (("--device", "tpu7"), "--device"),
-                          (("--validation", 60000), "num_validation"), (("--seed", "x"), "--seed")]:
+    for option, match in [
+        (("--latent-dim", 0), "latent_dim"),
+        (("--epochs", 0), "epochs"),
+        (("--batch-size", -3), "batch_size"),
+        (("--lr", 0), "learning_rate"),
+        (("--hidden", "a,b"), "--hidden"),
+        (("--data", "mnst"), "fashion-mnist"),
+        (("--pixels", "gray"), "--pixels"),
+        (("--device", "tpu7"), "--device"),
+        (("--validation", 60000), "num_validation"),
+        (("--seed", "x"), "--seed"),
+    ]:
         refused("train", "--out", new, *option, match=match)
         assert not new.exists()
     refused("train", match="--out")
@@ -151,32 +254,56 @@ def test_runs_that_are_none(finished, tmp_path):
     refused("sample", tmp_path, match="--resume")
     torch.save({}, tmp_path / "model.safetensors")
     refused("sample", tmp_path, match="pickle")
-    (tmp_path / "model.safetensors").write_bytes((finished[0] / "model.safetensors").read_bytes()[:1000])
+    (tmp_path / "model.safetensors").write_bytes(
+        (finished[0] / "model.safetensors").read_bytes()[:1000]
+    )
     refused("reconstruct", tmp_path, match="complete safetensors")
 
 
 def test_ctrl_c_then_resume_gives_the_same_model(tmp_path):
     arguments = ["--hidden", "16", "--epochs", "3"]
     assert run("train", "--out", tmp_path / "straight", *arguments).returncode == 0
-    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # a shell's background jobs ignore Ctrl-C, and so would their children
-    process = subprocess.Popen([COMMAND, "train", "--out", tmp_path / "stopped", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
+    listen = lambda: signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background jobs ignore Ctrl-C, and so would their children
+    process = subprocess.Popen(
+        [COMMAND, "train", "--out", tmp_path / "stopped", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,
+    )
     for line in process.stdout:
-        if line.startswith("epoch 2/3  step 200"): break
+        if line.startswith("epoch 2/3  step 200"):
+            break
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors
+    assert (
+        process.returncode == 130 and "--resume" in errors and "Traceback" not in errors
+    )
     refused("evaluate", tmp_path / "stopped", match="--resume")
     resumed = run("train", "--out", tmp_path / "stopped", "--resume")
-    assert resumed.returncode == 0 and "epoch 1/3" not in resumed.stdout and "epoch 2/3  step 100" in resumed.stdout
+    assert (
+        resumed.returncode == 0
+        and "epoch 1/3" not in resumed.stdout
+        and "epoch 2/3  step 100" in resumed.stdout
+    )
     for name in ("metrics.jsonl", "evaluation.json", "model.safetensors"):
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+        assert (tmp_path / "stopped" / name).read_bytes() == (
+            tmp_path / "straight" / name
+        ).read_bytes(), name
 
 
 def test_killed_before_the_first_epoch_ends(tmp_path):
     "There is a checkpoint from the start."
-    process = subprocess.Popen([COMMAND, "train", "--out", tmp_path / "run", *SMALL], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [COMMAND, "train", "--out", tmp_path / "run", *SMALL],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
-        if "step 100" in line: break
+        if "step 100" in line:
+            break
     process.kill()
     process.wait()
     time.sleep(0.1)

@@ -1,4 +1,5 @@
 "Training in several real processes, started by torchrun: the same curve, and a clean restart when one of them is killed."
+
 import json
 import os
 import signal
@@ -10,17 +11,48 @@ import pytest
 
 from vae_tutorial.vae import VAE
 
-OPTIONS = ["--epochs", "3", "--validation", "55000", "--hidden", "32"]      # 5,000 images to train on
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+OPTIONS = [
+    "--epochs",
+    "3",
+    "--validation",
+    "55000",
+    "--hidden",
+    "32",
+]  # 5,000 images to train on
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+]
 
 
 def train(command, out, extra=()):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, "-m", "vae_tutorial.cli", "train", "--out", str(out), *OPTIONS, *extra], env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [
+            *command,
+            "-m",
+            "vae_tutorial.cli",
+            "train",
+            "--out",
+            str(out),
+            *OPTIONS,
+            *extra,
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
-def records(out): return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+def records(out):
+    return [
+        json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +70,21 @@ def test_two_processes_follow_the_curve_of_one(pair, tmp_path):
     text, _ = alone.communicate(timeout=300)
     assert alone.returncode == 0, text
     one, two = records(tmp_path / "alone"), records(pair[0])
-    assert len(one) == len(two) == 6 and [r["step"] for r in one] == [r["step"] for r in two]
+    assert len(one) == len(two) == 6 and [r["step"] for r in one] == [
+        r["step"] for r in two
+    ]
     for a, b in zip(one, two):
-        assert all(abs(a[term] - b[term]) < 1e-3 * abs(a[term]) for term in ("elbo", "reconstruction", "kl"))
-    difference = [(p - q).abs().max().item() for p, q in zip(VAE.load(tmp_path / "alone" / "model.safetensors").parameters(), VAE.load(pair[0] / "model.safetensors").parameters())]
+        assert all(
+            abs(a[term] - b[term]) < 1e-3 * abs(a[term])
+            for term in ("elbo", "reconstruction", "kl")
+        )
+    difference = [
+        (p - q).abs().max().item()
+        for p, q in zip(
+            VAE.load(tmp_path / "alone" / "model.safetensors").parameters(),
+            VAE.load(pair[0] / "model.safetensors").parameters(),
+        )
+    ]
     assert max(difference) < 1e-2
 
 
@@ -59,9 +102,15 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(pair, tmp_path):
     while not (out / "metrics.jsonl").exists() or len(records(out)) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    found = subprocess.run(["pgrep", "-f", f"vae_tutorial.cli train --out {out}"], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-f", f"vae_tutorial.cli train --out {out}"],
+        capture_output=True,
+        text=True,
+    ).stdout.split()
     os.kill(max(int(pid) for pid in found if int(pid) != process.pid), signal.SIGKILL)
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert "resuming on" in text and records(out) == records(pair[0])
-    assert (out / "model.safetensors").read_bytes() == (pair[0] / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == (
+        pair[0] / "model.safetensors"
+    ).read_bytes()

@@ -1,7 +1,8 @@
 """`check` accepts right answers and says to each typical wrong one what is wrong with it.
 
-The right answers come by other routes than those in `32_exercises.ipynb`: the library, autograd, integrals on a grid,
+The right answers come by other routes than those in `85_exercises.ipynb`: the library, autograd, integrals on a grid,
 enumeration, loops. The wrong ones are written as a reader of the exercise would."""
+
 import itertools
 import math
 import re
@@ -13,7 +14,14 @@ import notebooks
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, ContinuousBernoulli, MixtureSameFamily, Normal, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    MixtureSameFamily,
+    Normal,
+    kl_divergence,
+)
 from torch.nn import functional as F
 
 from vae_tutorial.exercises import check
@@ -25,49 +33,78 @@ GRID = torch.linspace(-14, 14, 2801, **double)
 STEP = (GRID[1] - GRID[0]).item()
 
 
-def density(x, mean=0., deviation=1.): return Normal(torch.as_tensor(mean, **double), deviation).log_prob(torch.as_tensor(x, **double)).exp()
+def density(x, mean=0.0, deviation=1.0):
+    return (
+        Normal(torch.as_tensor(mean, **double), deviation)
+        .log_prob(torch.as_tensor(x, **double))
+        .exp()
+    )
 
 
-def gaussian(mean, log_variance): return Normal(mean, log_variance.exp().sqrt())
+def gaussian(mean, log_variance):
+    return Normal(mean, log_variance.exp().sqrt())
 
 
 # The routes to the right answers that do not fit into one line of the table.
 
+
 def line_gap():
     "log p(2) and the ELBO with q = prior, both integrated over z."
-    log_likelihood = Normal(1.5 * GRID, 0.5).log_prob(torch.tensor(2., **double))
-    return ((density(GRID) * log_likelihood.exp()).sum() * STEP).log().item() - ((density(GRID) * log_likelihood).sum() * STEP).item()
+    log_likelihood = Normal(1.5 * GRID, 0.5).log_prob(torch.tensor(2.0, **double))
+    return ((density(GRID) * log_likelihood.exp()).sum() * STEP).log().item() - (
+        (density(GRID) * log_likelihood).sum() * STEP
+    ).item()
 
 
 def effective_weight():
     "How much more the loss cares for a nat of KL than for a nat of reconstruction, from its gradients."
-    cross_entropy, kl = torch.ones(3, 28, 28, requires_grad=True), torch.ones(3, 10, requires_grad=True)
+    cross_entropy, kl = (
+        torch.ones(3, 28, 28, requires_grad=True),
+        torch.ones(3, 10, requires_grad=True),
+    )
     (cross_entropy.mean((1, 2)) + kl.sum(1)).mean().backward()
     return (kl.grad[0, 0] / cross_entropy.grad[0, 0, 0]).item()
 
 
 def variance_with_no_entropy():
-    low, high = 0.01, 1.
+    low, high = 0.01, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if Normal(0., math.sqrt(middle)).entropy() < 0 else (low, middle)
+        low, high = (
+            (middle, high)
+            if Normal(0.0, math.sqrt(middle)).entropy() < 0
+            else (low, middle)
+        )
     return middle
 
 
 def score_by_autograd(z, mean, log_variance):
     log_variance = log_variance.clone().requires_grad_()
-    return torch.autograd.grad(gaussian(mean, log_variance).log_prob(z).sum(), log_variance)[0]
+    return torch.autograd.grad(
+        gaussian(mean, log_variance).log_prob(z).sum(), log_variance
+    )[0]
 
 
 def differing_pixels(x):
     "The probabilities of all pairs of draws that differ."
     on = Bernoulli(x)
-    pairs = [(torch.full_like(x, a), torch.full_like(x, b)) for a, b in itertools.product((0., 1.), repeat=2) if a != b]
-    return sum((on.log_prob(a) + on.log_prob(b)).exp() for a, b in pairs).flatten(1).sum(1)
+    pairs = [
+        (torch.full_like(x, a), torch.full_like(x, b))
+        for a, b in itertools.product((0.0, 1.0), repeat=2)
+        if a != b
+    ]
+    return (
+        sum((on.log_prob(a) + on.log_prob(b)).exp() for a, b in pairs).flatten(1).sum(1)
+    )
 
 
 def parameters(*sizes):
-    with torch.device("meta"): return sum(p.numel() for i, o in itertools.pairwise(sizes) for p in nn.Linear(i, o).parameters())
+    with torch.device("meta"):
+        return sum(
+            p.numel()
+            for i, o in itertools.pairwise(sizes)
+            for p in nn.Linear(i, o).parameters()
+        )
 
 
 def numbers_kept_by_adam():
@@ -96,191 +133,900 @@ def bits_of_one_pixel():
 def best_width():
     "The width with the highest likelihood, of errors whose mean square is 0.04."
     widths = torch.arange(1, 1000, **double) / 1000
-    return widths[Normal(0., widths).log_prob(torch.tensor([[-0.2], [0.2]], **double)).mean(0).argmax()].item()
+    return widths[
+        Normal(0.0, widths)
+        .log_prob(torch.tensor([[-0.2], [0.2]], **double))
+        .mean(0)
+        .argmax()
+    ].item()
 
 
 def standard_error_of_difference(a, b):
-    return torch.tensor(math.hypot(*(statistics.stdev(scores.tolist()) / math.sqrt(len(scores)) for scores in (a, b))), **double)
+    return torch.tensor(
+        math.hypot(
+            *(
+                statistics.stdev(scores.tolist()) / math.sqrt(len(scores))
+                for scores in (a, b)
+            )
+        ),
+        **double,
+    )
 
 
 def area_under_the_curve(known, foreign):
     "Share of known scores above each threshold against the share of foreign ones, by trapezoids."
     thresholds = torch.cat([known, foreign]).unique().flip(0)
-    rates = [torch.cat([torch.zeros(1, **double), torch.stack([(scores >= threshold).double().mean() for threshold in thresholds])]) for scores in (foreign, known)]
+    rates = [
+        torch.cat(
+            [
+                torch.zeros(1, **double),
+                torch.stack(
+                    [(scores >= threshold).double().mean() for threshold in thresholds]
+                ),
+            ]
+        )
+        for scores in (foreign, known)
+    ]
     return torch.trapezoid(rates[1], rates[0])
 
 
 def outline_of_bar(width, length):
     "How many pairs of neighbouring pixels differ."
     bar = F.pad(torch.ones(length, width, **double), (1, 1, 1, 1))
-    return (bar.diff(dim=0).abs().sum() + bar.diff(dim=1).abs().sum())
+    return bar.diff(dim=0).abs().sum() + bar.diff(dim=1).abs().sum()
 
 
-W, S, X = 2., 1., 5.
-EXERCISES = {      # name: a right answer, then typical wrong ones with a piece of the reason that they must get
-    "latent_variables.1": (((density(GRID, W * GRID[:, None], S) * density(GRID)[:, None]).sum(0) * GRID**2).sum().item() * STEP**2,
-        [(W**2, "noise is missing"), (W + S, "squared"), (math.sqrt(W**2 + S), "standard deviation"), (S**2, "noise variance alone")]),
-    "latent_variables.2": (((density(GRID) * density(X, W * GRID, S) * GRID).sum() / (density(GRID) * density(X, W * GRID, S)).sum()).item(),
-        [(X / W, "ignores the prior"), (W * X, "divide by M"), (W / (W**2 + S), "multiply by x"), (W * X / (W + S), "W enters M squared"), (1 / (W**2 + S), "posterior variance")]),
-    "latent_variables.3": (lambda w: 1 / sum((weight / sum(w))**2 for weight in w),
-        [(lambda w: sum((w / sum(w))**2), "inverse"), (lambda w: sum(w) / sum(w * w), "numerator must be squared"), (lambda w: sum(w)**2 / sum(w * w) / w.numel(), "share"),
-         (lambda w: torch.ones((), **double), "Square the weights first")]),
-
-    "distributions.1": (min((v / 100 for v in range(-300, 301)), key=lambda v: kl_divergence(Normal(3., math.exp(v / 2)), Normal(0., 1.)).item()),
-        [(1., "asked is its logarithm"), (2 * math.log(3), "does not enter: its term"), (3, "That is the mean"), (-1, "sign")]),
-    "distributions.2": (Bernoulli(0.5).log_prob((torch.arange(784) % 2).float()).sum().item(),
-        [(784 * math.log(2), "never positive"), (-784, "bits"), (math.log(0.5), "one pixel"), (28 * math.log(0.5), "28 × 28")]),
-    "distributions.3": (variance_with_no_entropy(),
-        [(math.sqrt(variance_with_no_entropy()), "standard deviation"), (math.log(variance_with_no_entropy()), "log variance"), (0.5 / math.pi, "the 1 that stands"), (1, "1.42")]),
-
-    "elbo.1": (line_gap(),
-        [(0, "The KL to the *prior*"), (kl_divergence(Normal(1.2, 0.1**0.5), Normal(0., 1.)).item(), "order"), (10 + 14.4 - 1 - math.log(10), "½"), (-line_gap(), "sign")]),
-    "elbo.2": (lambda m, v: kl_divergence(gaussian(m, v), gaussian(m * 0, v * 0)).sum(1),
-        [(lambda m, v: (v.exp() + m.pow(2) - 1 - v).sum(1), "forgot the ½"), (lambda m, v: 0.5 * (v.exp() + m.pow(2) - 1 - v).mean(1), "mean over the latent dimensions"),
-         (lambda m, v: 0.5 * (v.exp() + m.pow(2) - 1 - v).sum(), "summed over the batch"), (lambda m, v: 0.5 * (v.exp() + m.pow(2) - 1 - v).sum(1).mean(), "averaged over the batch"),
-         (lambda m, v: 0.5 * (v.exp().sqrt() + m.pow(2) - 1 - v).sum(1), "σ where σ²"), (lambda m, v: 0.5 * (1 + v - m.pow(2) - v.exp()).sum(1), "sign"),
-         (lambda m, v: -0.5 * (1 + (v**2).log() - m**2 - v**2).sum(1), "log variance for σ")]),
-    "elbo.3": (effective_weight(),
-        [(784 / 10, "not averaged"), (1 / 784, "other way round"), (28, "28 × 28"), (784 * 10, "a sum already")]),
-
-    "reparameterization.1": (lambda m, v, e: gaussian(m, v).icdf(Normal(0., 1.).cdf(e)),
-        [(lambda m, v, e: m + torch.exp(v) * e, "½"), (lambda m, v, e: m + e * v, "log variance itself"), (lambda m, v, e: torch.exp(v / 2) * e, "mean is missing"),
-         (lambda m, v, e: m + torch.exp(v / 2), "noise is missing"), (lambda m, v, e: m - torch.exp(v / 2) * e, "convention adds")]),
-    "reparameterization.2": (score_by_autograd,
-        [(lambda z, m, v: (z - m) * (-v).exp(), "score of the mean"), (lambda z, m, v: (z - m)**2 * (-v).exp() - 1, "forgot the ½"), (lambda z, m, v: -score_by_autograd(z, m, v), "sign"),
-         (lambda z, m, v: (z - m)**2 / (2 * v.exp()), "normalization"), (lambda z, m, v: (z - m)**2 / (2 * v.exp().sqrt()) - 0.5, "σ where σ²")]),
-    "reparameterization.3": (next(n for n in itertools.count(1) if 400 / n <= 1 / 5),
-        [(math.isqrt(400) * 5, "square root"), (400, "*one*"), (400 / 5, "multiply"), (400**2 * 5, "square of 400")]),
-
-    "data.1": (differing_pixels,
-        [(lambda x: (x - x**2).flatten(1).sum(1), "one of the two orders"), (lambda x: 2 * (x - x**2).flatten(1).mean(1), "mean over pixels"), (lambda x: 2 * (x - x**2).sum(), "summed over the batch"),
-         (lambda x: 16 - differing_pixels(x), "*agree*")]),
-    "data.2": ("validation", [("test", "no longer honest"), ("train", "has seen those"), ("all", "mixes in the test set")]),
-    "data.3": (sum(Fraction(5000, 70_000) for _ in range(3500)), [(5000 - 250, "training"), (5, "5 % of 5,000"), (0.05, "share")]),
-
-    "networks.1": (parameters(784, 128, 64, 2 * 20) + parameters(20, 64, 128, 784),
-        [(parameters(784, 128, 64, 22) + parameters(20, 64, 128, 784), "*two* outputs"), (parameters(784, 128, 64, 40) + parameters(20, 64, 128, 784) - 36, "biases"),
-         (parameters(784, 128, 64, 4) + parameters(2, 64, 128, 784), "with 2 latent"), (parameters(784, 128, 64, 40) + parameters(2, 64, 128, 784), "first layer grows")]),
-    "networks.2": (min(range(1, 300), key=lambda width: abs(parameters(784, width, 4) - parameters(784, 128, 64, 4))),
-        [(round(parameters(784, 128, 64, 4) / (784 + 1)), "output layer"), (128 + 64, "many more"), (64, "less than half")]),
-    "networks.3": (lambda x: torch.stack([image.flatten() for image in x]),
-        [(lambda x: x.flatten(), "images of the batch into one"), (lambda x: x.view(-1, len(x)), "wrong place"), (lambda x: x.flatten(1).t(), "Transposed"), (lambda x: x[0].reshape(1, -1), "first image")]),
-
-    "vae.1": (lambda l, x: torch.where(x == 1, l.sigmoid(), 1 - l.sigmoid()).flatten(1).prod(1).log(),
-        [(lambda l, x: F.binary_cross_entropy_with_logits(l, x, reduction="none").sum((1, 2, 3)), "sign"), (lambda l, x: Bernoulli(logits=l).log_prob(x).mean((1, 2, 3)), "mean over pixels"),
-         (lambda l, x: Bernoulli(logits=l).log_prob(x).sum(), "over the batch"), (lambda l, x: Bernoulli(logits=l.sigmoid()).log_prob(x).sum((1, 2, 3)), "sigmoid too many"),
-         (lambda l, x: (x * l.sigmoid().log()).sum((1, 2, 3)), "Only the pixels that are on")]),
-    "vae.2": (next(name for name in ("sample", "rsample") if getattr(Normal(torch.zeros(1, requires_grad=True), 1.), name)().requires_grad),
-        [("sample", "cuts the gradient"), ("mean", "variance is never trained"), ("log_prob", "scores a sample")]),
-    "vae.3": (lambda p, n: torch.stack([p] * n),
-        [(lambda p, n: torch.stack([(p > 0.5).double()] * n), "Rounded"), (lambda p, n: torch.cat([p] * n), "appended to the first"), (lambda p, n: p.clone(), "One copy")]),
-
-    "training.1": (len(torch.arange(55_000).split(128)[-1]),
-        [(60_000 % 128, "last batch of 60,000"), (55_000 // 128, "number of full batches"), (128, "last one is smaller"), (128 - 55_000 % 128, "missing to a full batch")]),
-    "training.2": (mean_loss,
-        [(lambda r, k: torch.mean(r - k), "a minimizer would make it worse"), (lambda r, k: -r.mean() - k.mean(), "wrong sign"), (lambda r, k: (k - r).sum(), "sum over the batch"),
-         (lambda r, k: torch.mean(-r), "autoencoder"), (lambda r, k: k - r, "average over the batch")]),
-    "training.3": (numbers_kept_by_adam(), [(1, "squares"), (3, "weight itself"), (0, "plain gradient descent")]),
-
-    "evaluation.1": (lambda means, sizes: means.repeat_interleave(sizes.long()).mean(),
-        [(lambda means, sizes: sum(means) / len(means), "same weight"), (lambda means, sizes: means @ sizes, "Divide by the number of images."),
-         (lambda means, sizes: sum(means) / sum(sizes), "multiplied by their numbers"), (lambda means, sizes: means @ sizes / len(sizes), "not of batches")]),
-    "evaluation.2": (-F.binary_cross_entropy_with_logits(torch.zeros(784), (torch.arange(784) % 3 == 0).float(), reduction="sum").item(),
-        [(784 * math.log(2), "sign"), (0, "perfect"), (-206, "mean image"), (784 * math.log2(0.5), "bits")]),
-    "evaluation.3": (lambda w: w.exp().mean(0).log(),
-        [(lambda w: w.sum(0) / len(w), "the ELBO"), (lambda w: w.exp().sum(0).log(), "forgot to divide by K"), (lambda w: w.exp().sum(0).log() / len(w), "inside the logarithm"), (lambda w: w.exp().sum(0) / len(w), "logarithm is missing"),
-         (lambda w: w.amax(0), "largest weight alone")]),
-
-    "latent_space.1": (lambda m, v: MixtureSameFamily(Categorical(torch.ones(m.T.shape)), Normal(m.T, v.T.sqrt())).variance,
-        [(lambda m, v: (m - m.mean(0)).square().mean(0), "single posteriors"), (lambda m, v: v.sum(0) / len(v), "spread of the means"),
-         (lambda m, v: (m - m.mean(0)).square().mean(0).sqrt() + v.mean(0), "standard deviation"), (lambda m, v: ((m - m.mean(0)).square() + v).mean(0).sum(), "dimensions apart")]),
-    "latent_space.2": (torch.lerp,
-        [(lambda start, end, t: torch.lerp(end, start, t), "backwards"), (lambda start, end, t: start + end * t, "*difference*"), (lambda start, end, t: (start + end) / 2, "always the middle"),
-         (lambda start, end, t: start + t * (start - end), "away from the end")]),
-    "latent_space.3": (probability_of_a_step(),
-        [(0.95 / 15, "14 steps between 15 points."), (1 / 14, "2.5 % at each end."), (1 / 15, "2.5 % at each end, and"), (2 * 1.96 / 14, "step in z")]),
-
-    "command_line.1": ("--pixels grey", [("--pixels binary", "the default."), ("--latent-dim 2", "default, and the post's"), ("--data grey", "data set is mnist")]),
-    "command_line.2": (len(torch.arange(60_000).split(128)), [(60_000 // 128, "a step too"), (60_000 / 128, "round up"), (10 * 469, "ten epochs"), (len(torch.arange(55_000).split(128)), "held out")]),
-    "command_line.3": ("--resume", [("--overwrite", "start anew"), ("--out", "refused"), ("--seed", "stays what it was")]),
-
-    "results.1": (standard_error_of_difference,
-        [(lambda a, b: (a.std()**2 + b.std()**2).sqrt(), "*single* seeds"), (lambda a, b: a.std() / math.sqrt(len(a)) + b.std() / math.sqrt(len(b)), "do not add"),
-         (lambda a, b: ((a - a.mean()).square().mean() / len(a) + (b - b.mean()).square().mean() / len(b)).sqrt(), "n - 1"), (lambda a, b: standard_error_of_difference(a, b)**2, "root"),
-         (lambda a, b: ((a.var() + b.var()) / 3).sqrt(), "`len`"), (lambda a, b: abs(a.var() / len(a) - b.var() / len(b))**0.5, "variances add"), (lambda a, b: a.mean() - b.mean(), "difference itself"),
-         (lambda a, b: torch.hstack([a, b]).std() / math.sqrt(len(a) + len(b)), "mix")]),
-    "results.2": (kl_divergence(Normal(torch.zeros(8), 0.5), Normal(0., 1.)).sum().item(),
-        [(0, "the KL does not"), (kl_divergence(Normal(0., 0.5), Normal(0., 1.)).item(), "one dimension"), (20 * kl_divergence(Normal(0., 0.5), Normal(0., 1.)).item(), "stay as they are"),
-         (8 * (0.25 - 1 + 2 * math.log(2)), "½"), (4 * (0.5 - 1 + math.log(2)), "σ where σ²"), (8 * kl_divergence(Normal(0., 1.), Normal(0., 0.5)).item(), "order"), (4 * (1 - 0.25 - 2 * math.log(2)), "sign")]),
-    "results.3": ("unknown", [("binary", "never scored those"), ("grey", "higher would win"), ("equal", "different images")]),
-    "downstream.1": (lambda w, l: 2 * w * l / outline_of_bar(int(w), int(l)),
-        [(lambda w, l: w + 0 * l, "true width"), (lambda w, l: w * l / outline_of_bar(int(w), int(l)), "*half*"), (lambda w, l: 4 * w * l / outline_of_bar(int(w), int(l)), "half of it is w + l"),
-         (lambda w, l: 1 * l, "That is the length"), (lambda w, l: l * w, "That is the ink")]),
-    "downstream.2": (lambda each, log_q: each.logsumexp(1) - kl_divergence(Categorical(logits=log_q), Categorical(logits=each)),
-        [(lambda each, log_q: torch.einsum("ny,ny->n", log_q.exp(), each), "entropy of q is missing"), (lambda each, log_q: (log_q.exp() * each).sum(1) - Categorical(logits=log_q).entropy(), "sign is flipped"),
-         (lambda each, log_q: each.exp().sum(1).log(), "best q"), (lambda each, log_q: each.sum(1) / 10, "same weight"), (lambda each, log_q: (log_q * each).sum(1) - (log_q**2).sum(1), "probabilities"),
-         (lambda each, log_q: ((log_q.exp() * each).sum(1) + Categorical(logits=log_q).entropy()).mean(), "one value per image")]),
-    "downstream.3": (-Bernoulli(0.5).log_prob((torch.arange(392) % 2).double()).sum().item(),
-        [(392 * math.log(0.5), "positive"), (784 * math.log(2), "half of the 784"), (392, "bits"), (0, "not one"), (math.log(2), "one pixel")]),
-    "diagnosis.1": (28**2 * 20 / 20, [(1 / 28**2, "Turn it round"), (39.2, "summed over its 20"), (28, "28 times 28"), (1, "weigh differently")]),
-    "diagnosis.2": (lambda m, s: torch.distributions.kl_divergence(Normal(m, s.exp()), Normal(0., 1.)),
-        [(lambda m, s: -0.5 * (1 + s - m.square() - s.exp()), "log variance"), (lambda m, s: 0.5 * (m * m + (2 * s).exp() - 1 - s), "is 2s"), (lambda m, s: 0.5 * (m * m + s * s - 1 - 2 * s.abs().log()), "itself"),
-         (lambda m, s: m * m + (2 * s).exp() - 1 - 2 * s, "½"), (lambda m, s: -torch.distributions.kl_divergence(Normal(m, s.exp()), Normal(0., 1.)), "never negative")]),
-    "diagnosis.3": (torch.sigmoid(torch.tensor(1., **double)).item(), [(1, "not infinity"), (0.5, "smallest"), (torch.sigmoid(torch.tensor(0.5)).item(), "middle")]),
-    "speed_and_scale.1": (32 * sum(2 * 100 * 10 for product in ("forward", "weights", "input")), [(2 * 100 * 10 * 32, "forward pass alone"), (3 * 100 * 10 * 32, "two operations"), (3 * 2 * 100 * 10, "one image"), (2 * 2 * 100 * 10 * 32, "input needs")]),
-    "speed_and_scale.2": (lambda logits, x: torch.autograd.grad(F.binary_cross_entropy_with_logits(l := logits.clone().requires_grad_(), x, reduction="sum"), l)[0],
-        [(lambda l, x: x - torch.sigmoid(l), "the sign"), (lambda l, x: l - x, "derivative of softplus"), (lambda l, x: torch.sigmoid(l) * torch.sigmoid(-l) * (torch.sigmoid(l) - x), "cancels"), (lambda l, x: (torch.sigmoid(l) - x).mean(0), "no mean")]),
-    "speed_and_scale.3": (100 / 60, [(100 / 40, "vanished"), (0.6, "old over the new"), (0.4, "saved"), (1.4, "more than 40")]),
-    "your_own_images.1": (50_000 * torch.zeros(3, 64, 64).numel() * torch.zeros(1).element_size(),
-        [(50_000 * 64**2 * 4, "three channels"), (50_000 * 3 * 64**2, "one byte"), (50_000 * 3 * 64 * 4, "both count"), (50_000 * 3 * 64**2 * 32, "four bytes")]),
-    "your_own_images.2": ((640 - 480) * 480 / (640 * 480), [(480 / 640, "kept"), ((640 - 480) / 480, "whole picture"), (0., "stands over"), (1 - 1024 / 307_200, "only the crop")]),
-    "your_own_images.3": (lambda a: torch.stack([a[..., channel] for channel in range(a.shape[-1])], dim=1),
-        [(lambda a: a.reshape(len(a), a.shape[-1], *a.shape[1:3]), "reshape"), (lambda a: a.transpose(1, 3), "swapped"), (lambda a: a.movedim(-1, 0), "not before"), (lambda a: a.clone(), "still last")]),
-    "live_figures.1": (lambda r: torch.tensor([(((GRID[:, None]**2 + GRID**2).sqrt() > radius) * density(GRID)[:, None] * density(GRID)).sum().item() * STEP**2 for radius in r.tolist()], **double),
-        [(lambda r: 1 - torch.exp(-r * r / 2), "*within*"), (lambda r: torch.exp(-r * r), "½"), (lambda r: density(r) * density(0.), "density at one point"), (lambda r: 2 * Normal(0., 1.).cdf(-r), "one dimension")]),
-    "live_figures.2": (sum(parameter.numel() * torch.finfo(torch.float16).bits // 8 for parameter in VAE().parameters()),
-        [(218_644 * 32 // 8, "32 bits"), (218_644 * 16, "a byte has eight"), (218_644 * 8 // 8, "one byte")]),
-    "live_figures.3": (lambda m: torch.tensor([sum(place[axis] * m[place].item() for place in itertools.product(range(28), range(28))) for axis in (0, 1)], **double) / m.sum(),
-        [(lambda m: torch.stack([(m.sum(0) * torch.arange(28)).sum(), (m.sum(1) * torch.arange(28)).sum()]) / m.sum(), "swapped"),
-         (lambda m: torch.stack([(m.sum(1) * (torch.arange(28) + 0.5)).sum(), (m.sum(0) * (torch.arange(28) + 0.5)).sum()]) / m.sum(), "corner"),
-         (lambda m: torch.stack([(m.sum(1) * torch.arange(28)).sum(), (m.sum(0) * torch.arange(28)).sum()]), "Divide by the mass"),
-         (lambda m: torch.stack([(m.sum(1) * torch.arange(1, 29)).sum(), (m.sum(0) * torch.arange(1, 29)).sum()]) / m.sum(), "from zero")]),
-
-    "posterior_gap.1": (next(gap / 10 for gap in range(100) if -124.5 + gap / 10 == -121.0),
-        [(-120.0 - -121.0, "approximation gap"), (-120.0 - -124.5, "both together"), (-124.5 - -121.0, "sign")]),
-    "posterior_gap.2": ("both", [("approximation", "not all"), ("amortization", "not all"), ("neither", "is Gaussian")]),
-    "posterior_gap.3": (lambda joint, marginal: joint.exp() / marginal.exp(),
-        [(lambda joint, marginal: joint - marginal, "*log* density"), (lambda joint, marginal: joint.exp() * marginal.exp(), "subtracts logarithms"), (lambda joint, marginal: joint.exp(), "That is the joint"),
-         (lambda joint, marginal: joint / marginal, "not divided")]),
-
-    "likelihoods.1": (bits_of_one_pixel(),
-        [(bits_of_one_pixel() - 8, "width of the bins"), (1000 / 784 + math.log2(256), "nats"), (8 - 1000 / 784 / math.log(2), "sign"), (1000 / math.log(2) + 8, "784")]),
-    "likelihoods.2": (best_width(), [(0.04, "the variance."), (0.04 / 2, "No half"), (1, "plain squared error")]),
-    "likelihoods.3": (lambda x, p: ContinuousBernoulli(p).log_prob(x),
-        [(lambda x, p: -F.binary_cross_entropy(p, x, reduction="none"), "without its normalizer"), (lambda x, p: -2 * F.binary_cross_entropy(p, x, reduction="none") - ContinuousBernoulli(p).log_prob(x), "wrong sign"),
-         (lambda x, p: ContinuousBernoulli(p).log_prob(x).exp(), "asked is its logarithm"), (lambda x, p: -F.binary_cross_entropy(p, x, reduction="none") - (1 - 2 * p) / ((1 - p) / p).log(), "*logarithm* of the integral")]),
-    "limits.1": (lambda p, q: sum((Bernoulli(p).log_prob(torch.full_like(p, a)) + Bernoulli(q).log_prob(torch.full_like(q, b))).exp() * (a - b)**2 for a, b in itertools.product((0., 1.), repeat=2)),
-        [(lambda p, q: p**2 - 2 * p * q + q**2, "noise of the draw"), (lambda p, q: p - p**2 + q - q**2, "noise alone"), (lambda p, q: p - p * q, "two orders"), (lambda p, q: 1 - p - q + 2 * p * q, "*agree*"), (lambda p, q: torch.abs(q - p), "distance of the probabilities")]),
-    "limits.2": (area_under_the_curve,
-        [(lambda known, foreign: area_under_the_curve(foreign, known), "swapped"), (lambda known, foreign: torch.stack([(known > score).double() for score in foreign]).mean(), "ties are missing"),
-         (lambda known, foreign: torch.stack([(known >= score).double() for score in foreign]).mean(), "not fully"), (lambda known, foreign: known.sum() / len(known) - foreign.sum() / len(foreign), "in nats"),
-         (lambda known, foreign: (known > foreign.sum() / len(foreign)).double().mean(), "every foreign score")]),
-    "limits.3": (lambda kl, floor: torch.tensor(sum(max(floor, statistics.fmean(column)) for column in kl.T.tolist()), **double),
-        [(lambda kl, floor: torch.maximum(kl, torch.full_like(kl, floor)).sum() / len(kl), "each image"), (lambda kl, floor: kl.sum() / len(kl), "floor is missing"), (lambda kl, floor: torch.tensor(max(floor, (kl.sum() / len(kl)).item()), **double), "of its own"),
-         (lambda kl, floor: F.relu(kl.mean(0) - floor).sum(), "right gradient"), (lambda kl, floor: torch.minimum(kl.mean(0), torch.full_like(kl[0], floor)).sum(), "ceiling"),
-         (lambda kl, floor: torch.maximum(kl.mean(0), torch.full_like(kl[0], floor)).mean(), "Sum over the dimensions")]),
+W, S, X = 2.0, 1.0, 5.0
+EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of the reason that they must get
+    "latent_variables.1": (
+        (
+            (density(GRID, W * GRID[:, None], S) * density(GRID)[:, None]).sum(0)
+            * GRID**2
+        )
+        .sum()
+        .item()
+        * STEP**2,
+        [
+            (W**2, "noise is missing"),
+            (W + S, "squared"),
+            (math.sqrt(W**2 + S), "standard deviation"),
+            (S**2, "noise variance alone"),
+        ],
+    ),
+    "latent_variables.2": (
+        (
+            (density(GRID) * density(X, W * GRID, S) * GRID).sum()
+            / (density(GRID) * density(X, W * GRID, S)).sum()
+        ).item(),
+        [
+            (X / W, "ignores the prior"),
+            (W * X, "divide by M"),
+            (W / (W**2 + S), "multiply by x"),
+            (W * X / (W + S), "W enters M squared"),
+            (1 / (W**2 + S), "posterior variance"),
+        ],
+    ),
+    "latent_variables.3": (
+        lambda w: 1 / sum((weight / sum(w)) ** 2 for weight in w),
+        [
+            (lambda w: sum((w / sum(w)) ** 2), "inverse"),
+            (lambda w: sum(w) / sum(w * w), "numerator must be squared"),
+            (lambda w: sum(w) ** 2 / sum(w * w) / w.numel(), "share"),
+            (lambda w: torch.ones((), **double), "Square the weights first"),
+        ],
+    ),
+    "distributions.1": (
+        min(
+            (v / 100 for v in range(-300, 301)),
+            key=lambda v: kl_divergence(
+                Normal(3.0, math.exp(v / 2)), Normal(0.0, 1.0)
+            ).item(),
+        ),
+        [
+            (1.0, "asked is its logarithm"),
+            (2 * math.log(3), "does not enter: its term"),
+            (3, "That is the mean"),
+            (-1, "sign"),
+        ],
+    ),
+    "distributions.2": (
+        Bernoulli(0.5).log_prob((torch.arange(784) % 2).float()).sum().item(),
+        [
+            (784 * math.log(2), "never positive"),
+            (-784, "bits"),
+            (math.log(0.5), "one pixel"),
+            (28 * math.log(0.5), "28 × 28"),
+        ],
+    ),
+    "distributions.3": (
+        variance_with_no_entropy(),
+        [
+            (math.sqrt(variance_with_no_entropy()), "standard deviation"),
+            (math.log(variance_with_no_entropy()), "log variance"),
+            (0.5 / math.pi, "the 1 that stands"),
+            (1, "1.42"),
+        ],
+    ),
+    "elbo.1": (
+        line_gap(),
+        [
+            (0, "The KL to the *prior*"),
+            (kl_divergence(Normal(1.2, 0.1**0.5), Normal(0.0, 1.0)).item(), "order"),
+            (10 + 14.4 - 1 - math.log(10), "½"),
+            (-line_gap(), "sign"),
+        ],
+    ),
+    "elbo.2": (
+        lambda m, v: kl_divergence(gaussian(m, v), gaussian(m * 0, v * 0)).sum(1),
+        [
+            (lambda m, v: (v.exp() + m.pow(2) - 1 - v).sum(1), "forgot the ½"),
+            (
+                lambda m, v: 0.5 * (v.exp() + m.pow(2) - 1 - v).mean(1),
+                "mean over the latent dimensions",
+            ),
+            (
+                lambda m, v: 0.5 * (v.exp() + m.pow(2) - 1 - v).sum(),
+                "summed over the batch",
+            ),
+            (
+                lambda m, v: 0.5 * (v.exp() + m.pow(2) - 1 - v).sum(1).mean(),
+                "averaged over the batch",
+            ),
+            (
+                lambda m, v: 0.5 * (v.exp().sqrt() + m.pow(2) - 1 - v).sum(1),
+                "σ where σ²",
+            ),
+            (lambda m, v: 0.5 * (1 + v - m.pow(2) - v.exp()).sum(1), "sign"),
+            (
+                lambda m, v: -0.5 * (1 + (v**2).log() - m**2 - v**2).sum(1),
+                "log variance for σ",
+            ),
+        ],
+    ),
+    "elbo.3": (
+        effective_weight(),
+        [
+            (784 / 10, "not averaged"),
+            (1 / 784, "other way round"),
+            (28, "28 × 28"),
+            (784 * 10, "a sum already"),
+        ],
+    ),
+    "reparameterization.1": (
+        lambda m, v, e: gaussian(m, v).icdf(Normal(0.0, 1.0).cdf(e)),
+        [
+            (lambda m, v, e: m + torch.exp(v) * e, "½"),
+            (lambda m, v, e: m + e * v, "log variance itself"),
+            (lambda m, v, e: torch.exp(v / 2) * e, "mean is missing"),
+            (lambda m, v, e: m + torch.exp(v / 2), "noise is missing"),
+            (lambda m, v, e: m - torch.exp(v / 2) * e, "convention adds"),
+        ],
+    ),
+    "reparameterization.2": (
+        score_by_autograd,
+        [
+            (lambda z, m, v: (z - m) * (-v).exp(), "score of the mean"),
+            (lambda z, m, v: (z - m) ** 2 * (-v).exp() - 1, "forgot the ½"),
+            (lambda z, m, v: -score_by_autograd(z, m, v), "sign"),
+            (lambda z, m, v: (z - m) ** 2 / (2 * v.exp()), "normalization"),
+            (lambda z, m, v: (z - m) ** 2 / (2 * v.exp().sqrt()) - 0.5, "σ where σ²"),
+        ],
+    ),
+    "reparameterization.3": (
+        next(n for n in itertools.count(1) if 400 / n <= 1 / 5),
+        [
+            (math.isqrt(400) * 5, "square root"),
+            (400, "*one*"),
+            (400 / 5, "multiply"),
+            (400**2 * 5, "square of 400"),
+        ],
+    ),
+    "data.1": (
+        differing_pixels,
+        [
+            (lambda x: (x - x**2).flatten(1).sum(1), "one of the two orders"),
+            (lambda x: 2 * (x - x**2).flatten(1).mean(1), "mean over pixels"),
+            (lambda x: 2 * (x - x**2).sum(), "summed over the batch"),
+            (lambda x: 16 - differing_pixels(x), "*agree*"),
+        ],
+    ),
+    "data.2": (
+        "validation",
+        [
+            ("test", "no longer honest"),
+            ("train", "has seen those"),
+            ("all", "mixes in the test set"),
+        ],
+    ),
+    "data.3": (
+        sum(Fraction(5000, 70_000) for _ in range(3500)),
+        [(5000 - 250, "training"), (5, "5 % of 5,000"), (0.05, "share")],
+    ),
+    "networks.1": (
+        parameters(784, 128, 64, 2 * 20) + parameters(20, 64, 128, 784),
+        [
+            (
+                parameters(784, 128, 64, 22) + parameters(20, 64, 128, 784),
+                "*two* outputs",
+            ),
+            (
+                parameters(784, 128, 64, 40) + parameters(20, 64, 128, 784) - 36,
+                "biases",
+            ),
+            (
+                parameters(784, 128, 64, 4) + parameters(2, 64, 128, 784),
+                "with 2 latent",
+            ),
+            (
+                parameters(784, 128, 64, 40) + parameters(2, 64, 128, 784),
+                "first layer grows",
+            ),
+        ],
+    ),
+    "networks.2": (
+        min(
+            range(1, 300),
+            key=lambda width: abs(
+                parameters(784, width, 4) - parameters(784, 128, 64, 4)
+            ),
+        ),
+        [
+            (round(parameters(784, 128, 64, 4) / (784 + 1)), "output layer"),
+            (128 + 64, "many more"),
+            (64, "less than half"),
+        ],
+    ),
+    "networks.3": (
+        lambda x: torch.stack([image.flatten() for image in x]),
+        [
+            (lambda x: x.flatten(), "images of the batch into one"),
+            (lambda x: x.view(-1, len(x)), "wrong place"),
+            (lambda x: x.flatten(1).t(), "Transposed"),
+            (lambda x: x[0].reshape(1, -1), "first image"),
+        ],
+    ),
+    "vae.1": (
+        lambda l, x: (
+            torch.where(x == 1, l.sigmoid(), 1 - l.sigmoid()).flatten(1).prod(1).log()
+        ),
+        [
+            (
+                lambda l, x: F.binary_cross_entropy_with_logits(
+                    l, x, reduction="none"
+                ).sum((1, 2, 3)),
+                "sign",
+            ),
+            (
+                lambda l, x: Bernoulli(logits=l).log_prob(x).mean((1, 2, 3)),
+                "mean over pixels",
+            ),
+            (lambda l, x: Bernoulli(logits=l).log_prob(x).sum(), "over the batch"),
+            (
+                lambda l, x: Bernoulli(logits=l.sigmoid()).log_prob(x).sum((1, 2, 3)),
+                "sigmoid too many",
+            ),
+            (
+                lambda l, x: (x * l.sigmoid().log()).sum((1, 2, 3)),
+                "Only the pixels that are on",
+            ),
+        ],
+    ),
+    "vae.2": (
+        next(
+            name
+            for name in ("sample", "rsample")
+            if getattr(
+                Normal(torch.zeros(1, requires_grad=True), 1.0), name
+            )().requires_grad
+        ),
+        [
+            ("sample", "cuts the gradient"),
+            ("mean", "variance is never trained"),
+            ("log_prob", "scores a sample"),
+        ],
+    ),
+    "vae.3": (
+        lambda p, n: torch.stack([p] * n),
+        [
+            (lambda p, n: torch.stack([(p > 0.5).double()] * n), "Rounded"),
+            (lambda p, n: torch.cat([p] * n), "appended to the first"),
+            (lambda p, n: p.clone(), "One copy"),
+        ],
+    ),
+    "training.1": (
+        len(torch.arange(55_000).split(128)[-1]),
+        [
+            (60_000 % 128, "last batch of 60,000"),
+            (55_000 // 128, "number of full batches"),
+            (128, "last one is smaller"),
+            (128 - 55_000 % 128, "missing to a full batch"),
+        ],
+    ),
+    "training.2": (
+        mean_loss,
+        [
+            (lambda r, k: torch.mean(r - k), "a minimizer would make it worse"),
+            (lambda r, k: -r.mean() - k.mean(), "wrong sign"),
+            (lambda r, k: (k - r).sum(), "sum over the batch"),
+            (lambda r, k: torch.mean(-r), "autoencoder"),
+            (lambda r, k: k - r, "average over the batch"),
+        ],
+    ),
+    "training.3": (
+        numbers_kept_by_adam(),
+        [(1, "squares"), (3, "weight itself"), (0, "plain gradient descent")],
+    ),
+    "evaluation.1": (
+        lambda means, sizes: means.repeat_interleave(sizes.long()).mean(),
+        [
+            (lambda means, sizes: sum(means) / len(means), "same weight"),
+            (lambda means, sizes: means @ sizes, "Divide by the number of images."),
+            (
+                lambda means, sizes: sum(means) / sum(sizes),
+                "multiplied by their numbers",
+            ),
+            (lambda means, sizes: means @ sizes / len(sizes), "not of batches"),
+        ],
+    ),
+    "evaluation.2": (
+        -F.binary_cross_entropy_with_logits(
+            torch.zeros(784), (torch.arange(784) % 3 == 0).float(), reduction="sum"
+        ).item(),
+        [
+            (784 * math.log(2), "sign"),
+            (0, "perfect"),
+            (-206, "mean image"),
+            (784 * math.log2(0.5), "bits"),
+        ],
+    ),
+    "evaluation.3": (
+        lambda w: w.exp().mean(0).log(),
+        [
+            (lambda w: w.sum(0) / len(w), "the ELBO"),
+            (lambda w: w.exp().sum(0).log(), "forgot to divide by K"),
+            (lambda w: w.exp().sum(0).log() / len(w), "inside the logarithm"),
+            (lambda w: w.exp().sum(0) / len(w), "logarithm is missing"),
+            (lambda w: w.amax(0), "largest weight alone"),
+        ],
+    ),
+    "latent_space.1": (
+        lambda m, v: (
+            MixtureSameFamily(
+                Categorical(torch.ones(m.T.shape)), Normal(m.T, v.T.sqrt())
+            ).variance
+        ),
+        [
+            (lambda m, v: (m - m.mean(0)).square().mean(0), "single posteriors"),
+            (lambda m, v: v.sum(0) / len(v), "spread of the means"),
+            (
+                lambda m, v: (m - m.mean(0)).square().mean(0).sqrt() + v.mean(0),
+                "standard deviation",
+            ),
+            (
+                lambda m, v: ((m - m.mean(0)).square() + v).mean(0).sum(),
+                "dimensions apart",
+            ),
+        ],
+    ),
+    "latent_space.2": (
+        torch.lerp,
+        [
+            (lambda start, end, t: torch.lerp(end, start, t), "backwards"),
+            (lambda start, end, t: start + end * t, "*difference*"),
+            (lambda start, end, t: (start + end) / 2, "always the middle"),
+            (lambda start, end, t: start + t * (start - end), "away from the end"),
+        ],
+    ),
+    "latent_space.3": (
+        probability_of_a_step(),
+        [
+            (0.95 / 15, "14 steps between 15 points."),
+            (1 / 14, "2.5 % at each end."),
+            (1 / 15, "2.5 % at each end, and"),
+            (2 * 1.96 / 14, "step in z"),
+        ],
+    ),
+    "command_line.1": (
+        "--pixels grey",
+        [
+            ("--pixels binary", "the default."),
+            ("--latent-dim 2", "default, and the post's"),
+            ("--data grey", "data set is mnist"),
+        ],
+    ),
+    "command_line.2": (
+        len(torch.arange(60_000).split(128)),
+        [
+            (60_000 // 128, "a step too"),
+            (60_000 / 128, "round up"),
+            (10 * 469, "ten epochs"),
+            (len(torch.arange(55_000).split(128)), "held out"),
+        ],
+    ),
+    "command_line.3": (
+        "--resume",
+        [
+            ("--overwrite", "start anew"),
+            ("--out", "refused"),
+            ("--seed", "stays what it was"),
+        ],
+    ),
+    "results.1": (
+        standard_error_of_difference,
+        [
+            (lambda a, b: (a.std() ** 2 + b.std() ** 2).sqrt(), "*single* seeds"),
+            (
+                lambda a, b: a.std() / math.sqrt(len(a)) + b.std() / math.sqrt(len(b)),
+                "do not add",
+            ),
+            (
+                lambda a, b: (
+                    (a - a.mean()).square().mean() / len(a)
+                    + (b - b.mean()).square().mean() / len(b)
+                ).sqrt(),
+                "n - 1",
+            ),
+            (lambda a, b: standard_error_of_difference(a, b) ** 2, "root"),
+            (lambda a, b: ((a.var() + b.var()) / 3).sqrt(), "`len`"),
+            (
+                lambda a, b: abs(a.var() / len(a) - b.var() / len(b)) ** 0.5,
+                "variances add",
+            ),
+            (lambda a, b: a.mean() - b.mean(), "difference itself"),
+            (
+                lambda a, b: torch.hstack([a, b]).std() / math.sqrt(len(a) + len(b)),
+                "mix",
+            ),
+        ],
+    ),
+    "results.2": (
+        kl_divergence(Normal(torch.zeros(8), 0.5), Normal(0.0, 1.0)).sum().item(),
+        [
+            (0, "the KL does not"),
+            (kl_divergence(Normal(0.0, 0.5), Normal(0.0, 1.0)).item(), "one dimension"),
+            (
+                20 * kl_divergence(Normal(0.0, 0.5), Normal(0.0, 1.0)).item(),
+                "stay as they are",
+            ),
+            (8 * (0.25 - 1 + 2 * math.log(2)), "½"),
+            (4 * (0.5 - 1 + math.log(2)), "σ where σ²"),
+            (8 * kl_divergence(Normal(0.0, 1.0), Normal(0.0, 0.5)).item(), "order"),
+            (4 * (1 - 0.25 - 2 * math.log(2)), "sign"),
+        ],
+    ),
+    "results.3": (
+        "unknown",
+        [
+            ("binary", "never scored those"),
+            ("grey", "higher would win"),
+            ("equal", "different images"),
+        ],
+    ),
+    "downstream.1": (
+        lambda w, l: 2 * w * l / outline_of_bar(int(w), int(l)),
+        [
+            (lambda w, l: w + 0 * l, "true width"),
+            (lambda w, l: w * l / outline_of_bar(int(w), int(l)), "*half*"),
+            (
+                lambda w, l: 4 * w * l / outline_of_bar(int(w), int(l)),
+                "half of it is w + l",
+            ),
+            (lambda w, l: 1 * l, "That is the length"),
+            (lambda w, l: l * w, "That is the ink"),
+        ],
+    ),
+    "downstream.2": (
+        lambda each, log_q: (
+            each.logsumexp(1)
+            - kl_divergence(Categorical(logits=log_q), Categorical(logits=each))
+        ),
+        [
+            (
+                lambda each, log_q: torch.einsum("ny,ny->n", log_q.exp(), each),
+                "entropy of q is missing",
+            ),
+            (
+                lambda each, log_q: (
+                    (log_q.exp() * each).sum(1) - Categorical(logits=log_q).entropy()
+                ),
+                "sign is flipped",
+            ),
+            (lambda each, log_q: each.exp().sum(1).log(), "best q"),
+            (lambda each, log_q: each.sum(1) / 10, "same weight"),
+            (
+                lambda each, log_q: (log_q * each).sum(1) - (log_q**2).sum(1),
+                "probabilities",
+            ),
+            (
+                lambda each, log_q: (
+                    (log_q.exp() * each).sum(1) + Categorical(logits=log_q).entropy()
+                ).mean(),
+                "one value per image",
+            ),
+        ],
+    ),
+    "downstream.3": (
+        -Bernoulli(0.5).log_prob((torch.arange(392) % 2).double()).sum().item(),
+        [
+            (392 * math.log(0.5), "positive"),
+            (784 * math.log(2), "half of the 784"),
+            (392, "bits"),
+            (0, "not one"),
+            (math.log(2), "one pixel"),
+        ],
+    ),
+    "diagnosis.1": (
+        28**2 * 20 / 20,
+        [
+            (1 / 28**2, "Turn it round"),
+            (39.2, "summed over its 20"),
+            (28, "28 times 28"),
+            (1, "weigh differently"),
+        ],
+    ),
+    "diagnosis.2": (
+        lambda m, s: torch.distributions.kl_divergence(
+            Normal(m, s.exp()), Normal(0.0, 1.0)
+        ),
+        [
+            (lambda m, s: -0.5 * (1 + s - m.square() - s.exp()), "log variance"),
+            (lambda m, s: 0.5 * (m * m + (2 * s).exp() - 1 - s), "is 2s"),
+            (lambda m, s: 0.5 * (m * m + s * s - 1 - 2 * s.abs().log()), "itself"),
+            (lambda m, s: m * m + (2 * s).exp() - 1 - 2 * s, "½"),
+            (
+                lambda m, s: (
+                    -torch.distributions.kl_divergence(
+                        Normal(m, s.exp()), Normal(0.0, 1.0)
+                    )
+                ),
+                "never negative",
+            ),
+        ],
+    ),
+    "diagnosis.3": (
+        torch.sigmoid(torch.tensor(1.0, **double)).item(),
+        [
+            (1, "not infinity"),
+            (0.5, "smallest"),
+            (torch.sigmoid(torch.tensor(0.5)).item(), "middle"),
+        ],
+    ),
+    "speed_and_scale.1": (
+        32 * sum(2 * 100 * 10 for product in ("forward", "weights", "input")),
+        [
+            (2 * 100 * 10 * 32, "forward pass alone"),
+            (3 * 100 * 10 * 32, "two operations"),
+            (3 * 2 * 100 * 10, "one image"),
+            (2 * 2 * 100 * 10 * 32, "input needs"),
+        ],
+    ),
+    "speed_and_scale.2": (
+        lambda logits, x: torch.autograd.grad(
+            F.binary_cross_entropy_with_logits(
+                l := logits.clone().requires_grad_(), x, reduction="sum"
+            ),
+            l,
+        )[0],
+        [
+            (lambda l, x: x - torch.sigmoid(l), "the sign"),
+            (lambda l, x: l - x, "derivative of softplus"),
+            (
+                lambda l, x: (
+                    torch.sigmoid(l) * torch.sigmoid(-l) * (torch.sigmoid(l) - x)
+                ),
+                "cancels",
+            ),
+            (lambda l, x: (torch.sigmoid(l) - x).mean(0), "no mean"),
+        ],
+    ),
+    "speed_and_scale.3": (
+        100 / 60,
+        [
+            (100 / 40, "vanished"),
+            (0.6, "old over the new"),
+            (0.4, "saved"),
+            (1.4, "more than 40"),
+        ],
+    ),
+    "your_own_images.1": (
+        50_000 * torch.zeros(3, 64, 64).numel() * torch.zeros(1).element_size(),
+        [
+            (50_000 * 64**2 * 4, "three channels"),
+            (50_000 * 3 * 64**2, "one byte"),
+            (50_000 * 3 * 64 * 4, "both count"),
+            (50_000 * 3 * 64**2 * 32, "four bytes"),
+        ],
+    ),
+    "your_own_images.2": (
+        (640 - 480) * 480 / (640 * 480),
+        [
+            (480 / 640, "kept"),
+            ((640 - 480) / 480, "whole picture"),
+            (0.0, "stands over"),
+            (1 - 1024 / 307_200, "only the crop"),
+        ],
+    ),
+    "your_own_images.3": (
+        lambda a: torch.stack(
+            [a[..., channel] for channel in range(a.shape[-1])], dim=1
+        ),
+        [
+            (lambda a: a.reshape(len(a), a.shape[-1], *a.shape[1:3]), "reshape"),
+            (lambda a: a.transpose(1, 3), "swapped"),
+            (lambda a: a.movedim(-1, 0), "not before"),
+            (lambda a: a.clone(), "still last"),
+        ],
+    ),
+    "live_figures.1": (
+        lambda r: torch.tensor(
+            [
+                (
+                    ((GRID[:, None] ** 2 + GRID**2).sqrt() > radius)
+                    * density(GRID)[:, None]
+                    * density(GRID)
+                )
+                .sum()
+                .item()
+                * STEP**2
+                for radius in r.tolist()
+            ],
+            **double,
+        ),
+        [
+            (lambda r: 1 - torch.exp(-r * r / 2), "*within*"),
+            (lambda r: torch.exp(-r * r), "½"),
+            (lambda r: density(r) * density(0.0), "density at one point"),
+            (lambda r: 2 * Normal(0.0, 1.0).cdf(-r), "one dimension"),
+        ],
+    ),
+    "live_figures.2": (
+        sum(
+            parameter.numel() * torch.finfo(torch.float16).bits // 8
+            for parameter in VAE().parameters()
+        ),
+        [
+            (218_644 * 32 // 8, "32 bits"),
+            (218_644 * 16, "a byte has eight"),
+            (218_644 * 8 // 8, "one byte"),
+        ],
+    ),
+    "live_figures.3": (
+        lambda m: (
+            torch.tensor(
+                [
+                    sum(
+                        place[axis] * m[place].item()
+                        for place in itertools.product(range(28), range(28))
+                    )
+                    for axis in (0, 1)
+                ],
+                **double,
+            )
+            / m.sum()
+        ),
+        [
+            (
+                lambda m: (
+                    torch.stack(
+                        [
+                            (m.sum(0) * torch.arange(28)).sum(),
+                            (m.sum(1) * torch.arange(28)).sum(),
+                        ]
+                    )
+                    / m.sum()
+                ),
+                "swapped",
+            ),
+            (
+                lambda m: (
+                    torch.stack(
+                        [
+                            (m.sum(1) * (torch.arange(28) + 0.5)).sum(),
+                            (m.sum(0) * (torch.arange(28) + 0.5)).sum(),
+                        ]
+                    )
+                    / m.sum()
+                ),
+                "corner",
+            ),
+            (
+                lambda m: torch.stack(
+                    [
+                        (m.sum(1) * torch.arange(28)).sum(),
+                        (m.sum(0) * torch.arange(28)).sum(),
+                    ]
+                ),
+                "Divide by the mass",
+            ),
+            (
+                lambda m: (
+                    torch.stack(
+                        [
+                            (m.sum(1) * torch.arange(1, 29)).sum(),
+                            (m.sum(0) * torch.arange(1, 29)).sum(),
+                        ]
+                    )
+                    / m.sum()
+                ),
+                "from zero",
+            ),
+        ],
+    ),
+    "posterior_gap.1": (
+        next(gap / 10 for gap in range(100) if -124.5 + gap / 10 == -121.0),
+        [
+            (-120.0 - -121.0, "approximation gap"),
+            (-120.0 - -124.5, "both together"),
+            (-124.5 - -121.0, "sign"),
+        ],
+    ),
+    "posterior_gap.2": (
+        "both",
+        [
+            ("approximation", "not all"),
+            ("amortization", "not all"),
+            ("neither", "is Gaussian"),
+        ],
+    ),
+    "posterior_gap.3": (
+        lambda joint, marginal: joint.exp() / marginal.exp(),
+        [
+            (lambda joint, marginal: joint - marginal, "*log* density"),
+            (
+                lambda joint, marginal: joint.exp() * marginal.exp(),
+                "subtracts logarithms",
+            ),
+            (lambda joint, marginal: joint.exp(), "That is the joint"),
+            (lambda joint, marginal: joint / marginal, "not divided"),
+        ],
+    ),
+    "likelihoods.1": (
+        bits_of_one_pixel(),
+        [
+            (bits_of_one_pixel() - 8, "width of the bins"),
+            (1000 / 784 + math.log2(256), "nats"),
+            (8 - 1000 / 784 / math.log(2), "sign"),
+            (1000 / math.log(2) + 8, "784"),
+        ],
+    ),
+    "likelihoods.2": (
+        best_width(),
+        [(0.04, "the variance."), (0.04 / 2, "No half"), (1, "plain squared error")],
+    ),
+    "likelihoods.3": (
+        lambda x, p: ContinuousBernoulli(p).log_prob(x),
+        [
+            (
+                lambda x, p: -F.binary_cross_entropy(p, x, reduction="none"),
+                "without its normalizer",
+            ),
+            (
+                lambda x, p: (
+                    -2 * F.binary_cross_entropy(p, x, reduction="none")
+                    - ContinuousBernoulli(p).log_prob(x)
+                ),
+                "wrong sign",
+            ),
+            (
+                lambda x, p: ContinuousBernoulli(p).log_prob(x).exp(),
+                "asked is its logarithm",
+            ),
+            (
+                lambda x, p: (
+                    -F.binary_cross_entropy(p, x, reduction="none")
+                    - (1 - 2 * p) / ((1 - p) / p).log()
+                ),
+                "*logarithm* of the integral",
+            ),
+        ],
+    ),
+    "limits.1": (
+        lambda p, q: sum(
+            (
+                Bernoulli(p).log_prob(torch.full_like(p, a))
+                + Bernoulli(q).log_prob(torch.full_like(q, b))
+            ).exp()
+            * (a - b) ** 2
+            for a, b in itertools.product((0.0, 1.0), repeat=2)
+        ),
+        [
+            (lambda p, q: p**2 - 2 * p * q + q**2, "noise of the draw"),
+            (lambda p, q: p - p**2 + q - q**2, "noise alone"),
+            (lambda p, q: p - p * q, "two orders"),
+            (lambda p, q: 1 - p - q + 2 * p * q, "*agree*"),
+            (lambda p, q: torch.abs(q - p), "distance of the probabilities"),
+        ],
+    ),
+    "limits.2": (
+        area_under_the_curve,
+        [
+            (lambda known, foreign: area_under_the_curve(foreign, known), "swapped"),
+            (
+                lambda known, foreign: torch.stack(
+                    [(known > score).double() for score in foreign]
+                ).mean(),
+                "ties are missing",
+            ),
+            (
+                lambda known, foreign: torch.stack(
+                    [(known >= score).double() for score in foreign]
+                ).mean(),
+                "not fully",
+            ),
+            (
+                lambda known, foreign: (
+                    known.sum() / len(known) - foreign.sum() / len(foreign)
+                ),
+                "in nats",
+            ),
+            (
+                lambda known, foreign: (
+                    (known > foreign.sum() / len(foreign)).double().mean()
+                ),
+                "every foreign score",
+            ),
+        ],
+    ),
+    "limits.3": (
+        lambda kl, floor: torch.tensor(
+            sum(max(floor, statistics.fmean(column)) for column in kl.T.tolist()),
+            **double,
+        ),
+        [
+            (
+                lambda kl, floor: (
+                    torch.maximum(kl, torch.full_like(kl, floor)).sum() / len(kl)
+                ),
+                "each image",
+            ),
+            (lambda kl, floor: kl.sum() / len(kl), "floor is missing"),
+            (
+                lambda kl, floor: torch.tensor(
+                    max(floor, (kl.sum() / len(kl)).item()), **double
+                ),
+                "of its own",
+            ),
+            (lambda kl, floor: F.relu(kl.mean(0) - floor).sum(), "right gradient"),
+            (
+                lambda kl, floor: torch.minimum(
+                    kl.mean(0), torch.full_like(kl[0], floor)
+                ).sum(),
+                "ceiling",
+            ),
+            (
+                lambda kl, floor: torch.maximum(
+                    kl.mean(0), torch.full_like(kl[0], floor)
+                ).mean(),
+                "Sum over the dimensions",
+            ),
+        ],
+    ),
 }
-WRONG = [(name, wrong, reason) for name, (_, wrongs) in EXERCISES.items() for wrong, reason in wrongs]
+WRONG = [
+    (name, wrong, reason)
+    for name, (_, wrongs) in EXERCISES.items()
+    for wrong, reason in wrongs
+]
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    def refuse(*_, **__): raise OSError("check must work offline")
-    for way in ("socket.socket.connect", "socket.create_connection", "socket.getaddrinfo"): monkeypatch.setattr(way, refuse)
+    def refuse(*_, **__):
+        raise OSError("check must work offline")
+
+    for way in (
+        "socket.socket.connect",
+        "socket.create_connection",
+        "socket.getaddrinfo",
+    ):
+        monkeypatch.setattr(way, refuse)
 
 
 def names():
-    with pytest.raises(ValueError, match="there is no exercise 'nonsense': choose one of ") as error: check("nonsense", 1)
+    with pytest.raises(
+        ValueError, match="there is no exercise 'nonsense': choose one of "
+    ) as error:
+        check("nonsense", 1)
     return set(str(error.value).split("choose one of ")[1].split(", "))
 
 
@@ -296,7 +1042,9 @@ def test_right_answer(name):
     assert repr(verdict) == f"Right. {verdict.message}"
 
 
-@pytest.mark.parametrize("name, wrong, reason", WRONG, ids=[f"{name}-{reason}" for name, _, reason in WRONG])
+@pytest.mark.parametrize(
+    "name, wrong, reason", WRONG, ids=[f"{name}-{reason}" for name, _, reason in WRONG]
+)
 def test_wrong_answer_gets_its_reason(name, wrong, reason):
     verdict = check(name, wrong)
     assert not verdict.right and reason in verdict.message.split("Hint: ")[0], verdict
@@ -313,53 +1061,117 @@ def test_no_answer_gets_a_hint(name):
 def test_useless_answers_get_a_hint_and_no_reason(name):
     hint = check(name).message.partition("Hint: ")[2]
     right, is_function = EXERCISES[name][0], callable(EXERCISES[name][0])
-    if is_function: expected = {17.5: "wants a function, not a float", "sigma": "wants a function, not a str"}
-    elif isinstance(right, str): expected = {17.5: "should be like str", "sigma": ""}
-    else: expected = {17.5: "", "sigma": "should be like"}
+    if is_function:
+        expected = {
+            17.5: "wants a function, not a float",
+            "sigma": "wants a function, not a str",
+        }
+    elif isinstance(right, str):
+        expected = {17.5: "should be like str", "sigma": ""}
+    else:
+        expected = {17.5: "", "sigma": "should be like"}
     for answer, message in expected.items():
         verdict = check(name, answer)
         before, _, after = verdict.message.partition("Hint: ")
-        assert not verdict.right and after == hint and message in before and bool(message) == bool(before), verdict
+        assert (
+            not verdict.right
+            and after == hint
+            and message in before
+            and bool(message) == bool(before)
+        ), verdict
 
 
-@pytest.mark.parametrize("name", [name for name, (right, _) in EXERCISES.items() if callable(right)])
+@pytest.mark.parametrize(
+    "name", [name for name, (right, _) in EXERCISES.items() if callable(right)]
+)
 def test_useless_functions(name):
-    def fails(*_): raise KeyError("no such thing")
-    for function, message in ((fails, "raised KeyError for arguments like ("), (lambda: 1, "raised TypeError"), (lambda *_: None, "like Tensor, not None"),
-                              (lambda *_: torch.zeros(9, 9), "has shape (9, 9), it should have (")):
+    def fails(*_):
+        raise KeyError("no such thing")
+
+    for function, message in (
+        (fails, "raised KeyError for arguments like ("),
+        (lambda: 1, "raised TypeError"),
+        (lambda *_: None, "like Tensor, not None"),
+        (lambda *_: torch.zeros(9, 9), "has shape (9, 9), it should have ("),
+    ):
         verdict = check(name, function)
         assert not verdict.right and message in verdict.message, verdict
 
 
 def test_answers_may_be_tensors_and_change_their_inputs():
-    assert check("elbo.3", torch.tensor(784.)).right and check("training.1", torch.tensor(88)).right
+    assert (
+        check("elbo.3", torch.tensor(784.0)).right
+        and check("training.1", torch.tensor(88)).right
+    )
 
     def bound(w):
         largest = w.amax(0)
         w -= largest
         return w.exp().mean(0).log() + largest
+
     assert check("evaluation.3", bound).right
 
 
-@pytest.mark.parametrize("name", [name for name, (right, _) in EXERCISES.items() if not isinstance(right, str) and not callable(right)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, (right, _) in EXERCISES.items()
+        if not isinstance(right, str) and not callable(right)
+    ],
+)
 def test_numbers_must_be_near(name):
     right = float(EXERCISES[name][0])
-    assert not check(name, right * 1.01 + 0.01).right and not check(name, [right, right]).right and not check(name, math.nan).right
+    assert (
+        not check(name, right * 1.01 + 0.01).right
+        and not check(name, [right, right]).right
+        and not check(name, math.nan).right
+    )
     assert check(name, right * 1.001).right == (name in INEXACT or right == 0)
 
 
-INEXACT = {"diagnosis.3", "downstream.3", "latent_variables.1", "latent_variables.2", "distributions.2", "distributions.3", "elbo.1", "elbo.3", "evaluation.2",
-           "latent_space.3", "results.2", "posterior_gap.1", "likelihoods.1", "likelihoods.2", "your_own_images.2", "speed_and_scale.3"}      # the others are whole numbers
+INEXACT = {
+    "diagnosis.3",
+    "downstream.3",
+    "latent_variables.1",
+    "latent_variables.2",
+    "distributions.2",
+    "distributions.3",
+    "elbo.1",
+    "elbo.3",
+    "evaluation.2",
+    "latent_space.3",
+    "results.2",
+    "posterior_gap.1",
+    "likelihoods.1",
+    "likelihoods.2",
+    "your_own_images.2",
+    "speed_and_scale.3",
+}  # the others are whole numbers
 
 
-def exercises_in(path): return [cell for cell in nbformat.read(path, as_version=4).cells if re.search(r'check\("', cell.source)]
+def exercises_in(path):
+    return [
+        cell
+        for cell in nbformat.read(path, as_version=4).cells
+        if re.search(r'check\("', cell.source)
+    ]
 
 
-PAGES = [path for path in notebooks.notebooks() if path.stem not in ("index", "reference", "32_exercises", "36_questions")]
+PAGES = [
+    path
+    for path in notebooks.notebooks()
+    if path.stem not in ("index", "reference", "85_exercises", "64_questions")
+]
 
 
 def test_notebooks_and_exercises_name_each_other():
-    asked = [name for path in PAGES for cell in exercises_in(path) for name in re.findall(r'check\("([^"]+)", None\)', cell.source)]
+    asked = [
+        name
+        for path in PAGES
+        for cell in exercises_in(path)
+        for name in re.findall(r'check\("([^"]+)", None\)', cell.source)
+    ]
     assert sorted(asked) == sorted(EXERCISES)
 
 
@@ -371,6 +1183,13 @@ def test_notebook_has_three_exercises_with_folded_solutions(path):
         name = f"{stem}.{number}"
         shown = [cell.outputs[0]["data"]["text/plain"] for cell in (question, solution)]
         assert question.source == f'check("{name}", None)'
-        assert solution.source.startswith(f'#| code-fold: true\n#| code-summary: "Solution {number}"\nsolution = check("{name}", ')
-        assert solution.source.endswith(")\nassert solution.right\nsolution") and solution.metadata.jupyter.source_hidden
-        assert shown == [repr(check(name)), repr(check(name, EXERCISES[name][0]))], "run: python tools/notebooks.py refresh"
+        assert solution.source.startswith(
+            f'#| code-fold: true\n#| code-summary: "Solution {number}"\nsolution = check("{name}", '
+        )
+        assert (
+            solution.source.endswith(")\nassert solution.right\nsolution")
+            and solution.metadata.jupyter.source_hidden
+        )
+        assert shown == [repr(check(name)), repr(check(name, EXERCISES[name][0]))], (
+            "run: python tools/notebooks.py refresh"
+        )

@@ -1,4 +1,5 @@
 "The live figures and the training panel in a real JupyterLab, driven by a real browser."
+
 import json
 import os
 import re
@@ -19,13 +20,37 @@ def lab(tmp_path_factory):
     "A running JupyterLab over a copy of the notebooks; its address, and the folder where it keeps the kernels' connection files."
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(notebooks.NBS, folder / "nbs")
-    environment = os.environ | {"JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-                                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "OMP_NUM_THREADS": "1",
+    }
     log = (folder / "lab.log").open("w+")
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root", "--ServerApp.port_retries=50"],
-                               cwd=folder / "nbs", env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--ip=127.0.0.1",
+            "--port=0",
+            "--allow-root",
+            "--ServerApp.port_retries=50",
+        ],
+        cwd=folder / "nbs",
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     for _ in range(600):
-        if found := re.search(r"(http://127\.0\.0\.1:\d+)/lab\?token=(\w+)", (folder / "lab.log").read_text()): break
+        if found := re.search(
+            r"(http://127\.0\.0\.1:\d+)/lab\?token=(\w+)",
+            (folder / "lab.log").read_text(),
+        ):
+            break
         assert process.poll() is None, (folder / "lab.log").read_text()
         time.sleep(0.1)
     yield found[1], found[2], folder / "runtime"
@@ -35,7 +60,9 @@ def lab(tmp_path_factory):
 
 def ours(error):
     "Whether an error on the page has passed through a widget's module (a blob) or any other script that JupyterLab and its extensions do not ship."
-    return "blob:" in (error.stack or "") or not any(place in (error.stack or "") for place in ("/static/lab/", "/lab/extensions/"))
+    return "blob:" in (error.stack or "") or not any(
+        place in (error.stack or "") for place in ("/static/lab/", "/lab/extensions/")
+    )
 
 
 def answer_dialog(dialog):
@@ -55,39 +82,57 @@ def run_all(page, address, token, notebook):
     page.add_locator_handler(page.locator("dialog.jp-Dialog"), answer_dialog)
     for attempt in range(4):
         page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
-        problems.clear()      # what went wrong on a page that was given up says nothing about this one
+        problems.clear()  # what went wrong on a page that was given up says nothing about this one
         try:
             page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
             page.wait_for_function(READY, timeout=60_000)
             page.click(".lm-MenuBar-itemLabel:has-text('Run')", timeout=20_000)
-            page.click(".lm-Menu-item:has-text('Run All Cells') >> nth=0", timeout=20_000)
-            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=15_000)
+            page.click(
+                ".lm-Menu-item:has-text('Run All Cells') >> nth=0", timeout=20_000
+            )
+            page.wait_for_selector(
+                ".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=15_000
+            )
         except TimeoutError as error:
             print(f"attempt {attempt + 1}: {error}")
             continue
         break
-    else: pytest.fail("JupyterLab did not run the notebook")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=300_000)
+    else:
+        pytest.fail("JupyterLab did not run the notebook")
+    page.wait_for_selector(
+        ".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=300_000
+    )
     return problems
 
 
 def ask(runtime, code):
     "Evaluate code in the notebook's kernel, beside the browser."
-    connection = max(runtime.glob("kernel-*.json"), key=lambda path: path.stat().st_mtime)
+    connection = max(
+        runtime.glob("kernel-*.json"), key=lambda path: path.stat().st_mtime
+    )
     client = BlockingKernelClient(connection_file=str(connection))
     client.load_connection_file()
     client.start_channels()
     try:
-        reply = client.execute("", user_expressions={"answer": f"__import__('json').dumps({code})"}, reply=True, timeout=60)
-        return json.loads(eval(reply["content"]["user_expressions"]["answer"]["data"]["text/plain"]))
-    finally: client.stop_channels()
+        reply = client.execute(
+            "",
+            user_expressions={"answer": f"__import__('json').dumps({code})"},
+            reply=True,
+            timeout=60,
+        )
+        return json.loads(
+            eval(reply["content"]["user_expressions"]["answer"]["data"]["text/plain"])
+        )
+    finally:
+        client.stop_channels()
 
 
 def scroll_to(page, selector):
     "JupyterLab draws only the cells near the window: walk down the notebook until the selector is there."
     scroller = page.locator(".jp-WindowedPanel-outer").first
     for position in range(0, 60_000, 400):
-        if page.locator(selector).count(): break
+        if page.locator(selector).count():
+            break
         scroller.evaluate("(node, top) => { node.scrollTop = top; }", position)
         page.wait_for_timeout(120)
     target = page.locator(selector).first
@@ -99,40 +144,69 @@ def scroll_to(page, selector):
 def test_figures_and_panel_in_jupyterlab(browser, lab):
     address, token, runtime = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    assets = {path: path.read_bytes() for path in sorted((notebooks.ROOT / "vae_tutorial" / "assets").iterdir())}
-    problems = run_all(page, address, token, "practice/33_live_figures.ipynb")
-    assert page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    assets = {
+        path: path.read_bytes()
+        for path in sorted((notebooks.ROOT / "vae_tutorial" / "assets").iterdir())
+    }
+    problems = run_all(page, address, token, "inside/86_live_figures.ipynb")
+    assert (
+        page.locator(
+            "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+        ).count()
+        == 0
+    )
 
-    plane = scroll_to(page, ".live canvas[role=application]")      # a drag reaches the kernel
+    plane = scroll_to(
+        page, ".live canvas[role=application]"
+    )  # a drag reaches the kernel
     box = plane.bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"], steps=8)
+    page.mouse.move(
+        box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"], steps=8
+    )
     page.mouse.up()
     page.wait_for_timeout(1000)
     z = ask(runtime, "explorer.z")
     assert z[0] > 1 and z[1] > 1
-    ask(runtime, "setattr(explorer, 'z', [-1.0, 0.5])")      # and the kernel's value reaches the figure
-    page.wait_for_function("document.querySelector('.live table').innerText.includes('−1.00')")
+    ask(
+        runtime, "setattr(explorer, 'z', [-1.0, 0.5])"
+    )  # and the kernel's value reaches the figure
+    page.wait_for_function(
+        "document.querySelector('.live table').innerText.includes('−1.00')"
+    )
 
     start = scroll_to(page, "button:has-text('Start')")
     ask(runtime, "setattr(panel.epochs, 'value', 20)")
     start.click()
-    page.wait_for_function("[...document.querySelectorAll('.jupyter-widgets')].some(node => /epoch \\d+, step \\d+: ELBO/.test(node.innerText))", timeout=60_000)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.jupyter-widgets')].some(node => /epoch \\d+, step \\d+: ELBO/.test(node.innerText))",
+        timeout=60_000,
+    )
     began = time.monotonic()
-    assert ask(runtime, "6 * 7") == 42 and time.monotonic() - began < 10      # the kernel is free while it trains
+    assert (
+        ask(runtime, "6 * 7") == 42 and time.monotonic() - began < 10
+    )  # the kernel is free while it trains
     first = ask(runtime, "[len(panel.history), len(panel.picture.value)]")
     page.wait_for_timeout(2500)
     later = ask(runtime, "[len(panel.history), len(panel.picture.value)]")
     assert later[0] > first[0] and later[1] > 10_000
     page.click("button:has-text('Stop')")
-    page.wait_for_function("[...document.querySelectorAll('.jupyter-widgets')].some(node => /stopped at epoch/.test(node.innerText))", timeout=60_000)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.jupyter-widgets')].some(node => /stopped at epoch/.test(node.innerText))",
+        timeout=60_000,
+    )
     ask(runtime, "panel.wait()")
-    assert ask(runtime, "panel.thread.is_alive()") is False and ask(runtime, "panel.vae.training") is False
+    assert (
+        ask(runtime, "panel.thread.is_alive()") is False
+        and ask(runtime, "panel.vae.training") is False
+    )
     image = page.locator(".jupyter-widgets img.widget-image").first
     assert image.evaluate("node => node.naturalWidth") > 500
     assert problems == []
-    assert all(path.read_bytes() == content for path, content in assets.items()), "running all cells wrote into the package: slow cells must be left alone"
+    assert all(path.read_bytes() == content for path, content in assets.items()), (
+        "running all cells wrote into the package: slow cells must be left alone"
+    )
     page.close()
 
 
@@ -140,13 +214,22 @@ def test_sliders_redraw_in_jupyterlab(browser, lab):
     address, token, runtime = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     problems = run_all(page, address, token, "concepts/04_reparameterization.ipynb")
-    assert page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    assert page.locator("mjx-container").count() > 0      # formulas are typeset
+    assert (
+        page.locator(
+            "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+        ).count()
+        == 0
+    )
+    assert page.locator("mjx-container").count() > 0  # formulas are typeset
     handle = scroll_to(page, ".jupyter-widgets .noUi-handle")
     image = page.locator(".jupyter-widgets img.widget-image").first
     before = image.get_attribute("src")
     handle.focus()
-    for _ in range(8): handle.press("ArrowRight")
-    page.wait_for_function("before => document.querySelector('.jupyter-widgets img.widget-image').src !== before", arg=before)
+    for _ in range(8):
+        handle.press("ArrowRight")
+    page.wait_for_function(
+        "before => document.querySelector('.jupyter-widgets img.widget-image').src !== before",
+        arg=before,
+    )
     assert problems == []
     page.close()

@@ -1,4 +1,5 @@
 "What `pip install .` gives works without the repository around it."
+
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,25 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info"))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, folder / "source"], check=True)
+    shutil.copytree(
+        ROOT,
+        folder / "source",
+        ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info"),
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            folder,
+            folder / "source",
+        ],
+        check=True,
+    )
     return next(folder.glob("*.whl"))
 
 
@@ -22,10 +40,33 @@ def test_wheel_installs_in_an_empty_environment_and_trains(wheel, tmp_path):
     "No download but the packages: MNIST comes out of the wheel."
     venv.create(tmp_path / "env", with_pip=True)
     bin = tmp_path / "env" / "bin"
-    subprocess.run([bin / "pip", "install", "--quiet", "--disable-pip-version-check", wheel], check=True)
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "VAE_TUTORIAL_DATA": str(tmp_path / "data")}
-    result = subprocess.run([bin / "vae-tutorial", "train", "--out", tmp_path / "run", "--epochs", "1"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    subprocess.run(
+        [bin / "pip", "install", "--quiet", "--disable-pip-version-check", wheel],
+        check=True,
+    )
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "VAE_TUTORIAL_DATA": str(tmp_path / "data"),
+    }
+    result = subprocess.run(
+        [bin / "vae-tutorial", "train", "--out", tmp_path / "run", "--epochs", "1"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
-    assert "ELBO" in result.stdout and (tmp_path / "run" / "manifold.png").stat().st_size > 10_000
-    found = subprocess.run([bin / "python", "-c", "import vae_tutorial; print(vae_tutorial.__file__)"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert (
+        "ELBO" in result.stdout
+        and (tmp_path / "run" / "manifold.png").stat().st_size > 10_000
+    )
+    found = subprocess.run(
+        [bin / "python", "-c", "import vae_tutorial; print(vae_tutorial.__file__)"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert Path(found.stdout.strip()).is_relative_to(tmp_path / "env")

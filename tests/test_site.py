@@ -1,6 +1,7 @@
 """The docs site in a real browser, over http and from file://: complete, self-contained, legible, and alive.
 
 Another session of the same machine may be busy, so times are given room; the bars themselves are printed by bench/site.py."""
+
 import gzip
 import http.server
 import json
@@ -21,27 +22,43 @@ from vae_tutorial.evaluation import log_likelihood
 from vae_tutorial.vae import VAE
 
 ROOT = docs.ROOT
-PAGES = ["index.html", *sorted(f"{path.parent.name}/{docs.page_of(path.relative_to(ROOT / 'nbs')).stem}.html" for path in (ROOT / "nbs").glob("*/*.ipynb")
-                               if not path.parent.name.startswith(".")), "reference.html"]
+PAGES = [
+    "index.html",
+    *sorted(
+        f"{path.parent.name}/{docs.page_of(path.relative_to(ROOT / 'nbs')).stem}.html"
+        for path in (ROOT / "nbs").glob("*/*.ipynb")
+        if not path.parent.name.startswith(".")
+    ),
+    "reference.html",
+]
 LIVE = "practice/live_figures.html"
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):
     "Files with gzip, as any host of static pages sends them."
+
     def do_GET(self):
         path = self.translate_path(self.path.rstrip("/") or "/index.html")
         try:
-            with open(path, "rb") as file: body = file.read()
-        except OSError: return self.send_error(404)
-        packed = gzip.compress(body, 6) if path.endswith((".html", ".js", ".css", ".json", ".svg", ".md", ".txt")) else body
+            with open(path, "rb") as file:
+                body = file.read()
+        except OSError:
+            return self.send_error(404)
+        packed = (
+            gzip.compress(body, 6)
+            if path.endswith((".html", ".js", ".css", ".json", ".svg", ".md", ".txt"))
+            else body
+        )
         self.send_response(200)
         self.send_header("Content-Type", self.guess_type(path))
-        if packed is not body: self.send_header("Content-Encoding", "gzip")
+        if packed is not body:
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(packed)))
         self.end_headers()
         self.wfile.write(packed)
 
-    def log_message(self, *_): pass
+    def log_message(self, *_):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +67,18 @@ def site(tmp_path_factory):
     common = tmp_path_factory.getbasetemp().parent
     with FileLock(common / "site.lock"):
         if not (common / "site.built").exists():
-            subprocess.run([sys.executable, ROOT / "tools" / "docs.py"], check=True, cwd=ROOT)
+            subprocess.run(
+                [sys.executable, ROOT / "tools" / "docs.py"], check=True, cwd=ROOT
+            )
             (common / "site.built").touch()
     return ROOT / "_docs"
 
 
 @pytest.fixture(scope="module")
 def address(site):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Server, directory=str(site)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_Server, directory=str(site))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -65,18 +86,45 @@ def address(site):
 
 class _Visit:
     "A page, and what went wrong on it."
+
     def __init__(self, browser, url, **options):
         self.context = browser.new_context(**options)
         self.page, self.problems, self.received = self.context.new_page(), [], 0
-        self.page.on("console", lambda message: self.problems.append(message.text) if message.type in ("error", "warning") and "Canvas2D" not in message.text else None)      # these tests read pixels
+        self.page.on(
+            "console",
+            lambda message: (
+                self.problems.append(message.text)
+                if message.type in ("error", "warning")
+                and "Canvas2D" not in message.text
+                else None
+            ),
+        )  # these tests read pixels
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", lambda request: self.problems.append(f"asks for {request.url}") if not request.url.startswith((url.split("/")[0] + "//" + url.split("/")[2], "data:", "blob:")) else None)
-        self.page.on("response", lambda response: self.problems.append(f"{response.status} {response.url}") if response.status >= 400 else None)
+        self.page.on(
+            "request",
+            lambda request: (
+                self.problems.append(f"asks for {request.url}")
+                if not request.url.startswith(
+                    (url.split("/")[0] + "//" + url.split("/")[2], "data:", "blob:")
+                )
+                else None
+            ),
+        )
+        self.page.on(
+            "response",
+            lambda response: (
+                self.problems.append(f"{response.status} {response.url}")
+                if response.status >= 400
+                else None
+            ),
+        )
         self.page.goto(url, wait_until="load")
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
 
-    def __exit__(self, *_): self.context.close()
+    def __exit__(self, *_):
+        self.context.close()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -85,13 +133,20 @@ def test_page_is_complete(page, scheme, browser, site, address):
     "Formulas rendered, nothing from elsewhere, no error, nothing wider than a phone; light enough."
     url = address + page if scheme == "http" else (site / page).as_uri()
     with _Visit(browser, url, viewport={"width": 375, "height": 800}) as visit:
-        visit.page.wait_for_function("document.querySelectorAll('.math').length === document.querySelectorAll('.math .katex').length")
+        visit.page.wait_for_function(
+            "document.querySelectorAll('.math').length === document.querySelectorAll('.math .katex').length"
+        )
         assert visit.page.locator(".katex-error").count() == 0
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
         live = visit.page.locator(".live-figure").count()
-        visit.page.wait_for_function("count => document.querySelectorAll('.live-figure[data-drawn]').length === count", arg=live)
+        visit.page.wait_for_function(
+            "count => document.querySelectorAll('.live-figure[data-drawn]').length === count",
+            arg=live,
+        )
         if scheme == "http":
-            sizes = visit.page.evaluate("performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation')).map(entry => entry.encodedBodySize)")
+            sizes = visit.page.evaluate(
+                "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation')).map(entry => entry.encodedBodySize)"
+            )
             assert 50_000 < sum(sizes) < 1_500_000
         assert visit.problems == []
 
@@ -110,39 +165,79 @@ LEGIBLE = """() => {
   return poor; }"""
 
 
-@pytest.mark.parametrize("page", ["index.html", "concepts/elbo.html", "build/latent_space.html", LIVE, "reference.html"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "index.html",
+        "concepts/elbo.html",
+        "build/latent_space.html",
+        LIVE,
+        "reference.html",
+    ],
+)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_legible(page, scheme, browser, address):
-    with _Visit(browser, address + page, viewport={"width": 1200, "height": 900}, color_scheme=scheme) as visit:
-        darkness = visit.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)")
+    with _Visit(
+        browser,
+        address + page,
+        viewport={"width": 1200, "height": 900},
+        color_scheme=scheme,
+    ) as visit:
+        darkness = visit.page.evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+        )
         assert (darkness < 200) == (scheme == "dark")
         assert visit.page.evaluate(LEGIBLE) == []
 
 
-def test_links_anchors_and_files(site): assert docs.complaints(site) == []
+def test_links_anchors_and_files(site):
+    assert docs.complaints(site) == []
 
 
 def test_site_has_what_readers_expect(browser, site, address):
     "Search, theme switch, copy buttons, previous and next, source and notebook links, llms.txt."
-    with _Visit(browser, address + "build/training.html", viewport={"width": 1300, "height": 900}) as visit:
+    with _Visit(
+        browser,
+        address + "build/training.html",
+        viewport={"width": 1300, "height": 900},
+    ) as visit:
         page = visit.page
-        assert page.locator(".nav-page-previous a").get_attribute("href").endswith("vae.html") and page.locator(".nav-page-next a").get_attribute("href").endswith("evaluation.html")
-        assert page.locator("a:has-text('View source')").get_attribute("href").endswith("/nbs/build/08_training.ipynb")
-        assert page.locator("a:has-text('Download notebook')").get_attribute("href") == "../build/08_training.ipynb"
+        assert page.locator(".nav-page-previous a").get_attribute("href").endswith(
+            "vae.html"
+        ) and page.locator(".nav-page-next a").get_attribute("href").endswith(
+            "evaluation.html"
+        )
+        assert (
+            page.locator("a:has-text('View source')")
+            .get_attribute("href")
+            .endswith("/nbs/build/13_training.ipynb")
+        )
+        assert (
+            page.locator("a:has-text('Download notebook')").get_attribute("href")
+            == "../build/13_training.ipynb"
+        )
         assert page.locator("button.code-copy-button").count() > 10
         before = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.click(".quarto-color-scheme-toggle >> visible=true")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
-        page.fill("input[type=search], #quarto-search input, .search-input", "importance")
+        assert (
+            page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        )
+        page.fill(
+            "input[type=search], #quarto-search input, .search-input", "importance"
+        )
         page.wait_for_selector("a[href*='evaluation.html'] >> visible=true")
         assert visit.problems == []
-    assert (site / "build" / "08_training.ipynb").read_bytes() == (ROOT / "nbs" / "build" / "08_training.ipynb").read_bytes()
+    assert (site / "build" / "13_training.ipynb").read_bytes() == (
+        ROOT / "nbs" / "build" / "13_training.ipynb"
+    ).read_bytes()
     assert "elbo.llms.md" in (site / "llms.txt").read_text()
 
 
 def test_reading_order_is_the_courses(browser, address):
     "Following `next` from the first page visits every page once, in the order of the notebooks' numbers within each part."
-    with _Visit(browser, address + "index.html", viewport={"width": 1300, "height": 900}) as visit:
+    with _Visit(
+        browser, address + "index.html", viewport={"width": 1300, "height": 900}
+    ) as visit:
         seen = ["index.html"]
         while (after := visit.page.locator(".nav-page-next a")).count():
             after.first.click()
@@ -150,16 +245,34 @@ def test_reading_order_is_the_courses(browser, address):
             seen.append(visit.page.url.removeprefix(address))
             assert len(seen) <= len(PAGES)
     assert sorted(seen) == sorted(PAGES)
-    numbers = [path.name for page in seen[1:-1] for path in (ROOT / "nbs" / page.split("/")[0]).glob(f"[0-9][0-9]_{page.split('/')[1].removesuffix('.html')}.ipynb")]
+    numbers = [
+        path.name
+        for page in seen[1:-1]
+        for path in (ROOT / "nbs" / page.split("/")[0]).glob(
+            f"[0-9][0-9]_{page.split('/')[1].removesuffix('.html')}.ipynb"
+        )
+    ]
     parts = [page.split("/")[0] for page in seen[1:-1]]
-    assert len(numbers) == len(parts) and all(a < b for a, b, p, q in zip(numbers, numbers[1:], parts, parts[1:]) if p == q)
+    assert len(numbers) == len(parts) and all(
+        a < b for a, b, p, q in zip(numbers, numbers[1:], parts, parts[1:]) if p == q
+    )
 
 
 def test_every_exported_name_is_in_the_reference(site):
     page = (site / "reference.html").read_text()
-    for module in sorted(path.stem for path in (ROOT / "vae_tutorial").glob("*.py") if not path.stem.startswith("_") and path.stem != "cli"):
+    for module in sorted(
+        path.stem
+        for path in (ROOT / "vae_tutorial").glob("*.py")
+        if not path.stem.startswith("_") and path.stem != "cli"
+    ):
         names = __import__(f"vae_tutorial.{module}", fromlist=["__all__"]).__all__
-        assert [name for name in names if f'id="{name.lower()}"' not in page and f"<code>{name}</code>" not in page and f">{name}</a>" not in page] == []
+        assert [
+            name
+            for name in names
+            if f'id="{name.lower()}"' not in page
+            and f"<code>{name}</code>" not in page
+            and f">{name}</a>" not in page
+        ] == []
 
 
 # ---- the live figures
@@ -176,33 +289,55 @@ def truth():
 def live(request, browser, site, address):
     url = address + LIVE if request.param == "http" else (site / LIVE).as_uri()
     with _Visit(browser, url, viewport={"width": 1300, "height": 1000}) as visit:
-        visit.page.wait_for_function("document.querySelectorAll('.live-figure[data-drawn]').length === 3")
+        visit.page.wait_for_function(
+            "document.querySelectorAll('.live-figure[data-drawn]').length === 3"
+        )
         yield visit
         assert visit.problems == []
 
 
-def figure(visit, name): return visit.page.locator(f".live-figure[data-figure={name}]").first
+def figure(visit, name):
+    return visit.page.locator(f".live-figure[data-figure={name}]").first
 
 
-def ink(locator): return locator.evaluate("canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 == 0)")
+def ink(locator):
+    return locator.evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 == 0)"
+    )
 
 
 def test_figures_draw_within_a_second(live):
-    drawn = live.page.evaluate("[...document.querySelectorAll('.live-figure')].map(el => +el.dataset.drawn)")
-    assert len(drawn) == 3 and max(drawn) < 3000      # one second on a quiet machine: bench/site.py prints it
+    drawn = live.page.evaluate(
+        "[...document.querySelectorAll('.live-figure')].map(el => +el.dataset.drawn)"
+    )
+    assert (
+        len(drawn) == 3 and max(drawn) < 3000
+    )  # one second on a quiet machine: bench/site.py prints it
 
 
 def test_encoder_and_decoder_equal_pytorchs(live, truth):
     vae, images = truth
-    with torch.no_grad(): mean, log_variance = vae.encoder(images)
+    with torch.no_grad():
+        mean, log_variance = vae.encoder(images)
     z = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
-    answer = live.page.evaluate("""([images, z]) => {
+    answer = live.page.evaluate(
+        """([images, z]) => {
         const {loadVAE} = liveFigures.latent_explorer, model = document.querySelector('.live-figure').model.get('model'), vae = loadVAE(model);
         return {codes: images.map(x => { const {mean, logVariance} = vae.encode(Float32Array.from(x)); return [...mean, ...logVariance]; }),
-                logits: z.map(z => [...vae.decode(z)])}; }""", [images.flatten(1).tolist(), z.tolist()])
-    torch.testing.assert_close(torch.tensor(answer["codes"]), torch.cat([mean, log_variance], 1), atol=1e-3, rtol=1e-3)
-    with torch.no_grad(): logits = vae.decoder(z).flatten(1)
-    torch.testing.assert_close(torch.tensor(answer["logits"]), logits, atol=1e-3, rtol=1e-3)
+                logits: z.map(z => [...vae.decode(z)])}; }""",
+        [images.flatten(1).tolist(), z.tolist()],
+    )
+    torch.testing.assert_close(
+        torch.tensor(answer["codes"]),
+        torch.cat([mean, log_variance], 1),
+        atol=1e-3,
+        rtol=1e-3,
+    )
+    with torch.no_grad():
+        logits = vae.decoder(z).flatten(1)
+    torch.testing.assert_close(
+        torch.tensor(answer["logits"]), logits, atol=1e-3, rtol=1e-3
+    )
     assert logits.std() > 1 and mean.std() > 0.5
 
 
@@ -212,43 +347,64 @@ def test_elbo_and_exact_likelihood_equal_pythons(live, truth):
     exact = log_likelihood(vae, images, method="quadrature").values
     torch.manual_seed(0)
     terms = vae.elbo(images, num_samples=4000)
-    answer = live.page.evaluate("""async images => {
+    answer = live.page.evaluate(
+        """async images => {
         const {loadVAE, elbo, posteriorSolver} = liveFigures.draw_digit, vae = loadVAE(document.querySelector('.live-figure').model.get('model')), solve = posteriorSolver(vae), rows = [];
         for (const x of images) { const {reconstruction, kl} = elbo(vae, x), {logMarginal} = await solve(x, () => true); rows.push([reconstruction, kl, logMarginal]); }
-        return rows; }""", images.flatten(1).tolist())
+        return rows; }""",
+        images.flatten(1).tolist(),
+    )
     reconstruction, kl, log_marginal = torch.tensor(answer).T
     torch.testing.assert_close(log_marginal, exact.float(), atol=0.02, rtol=0)
     torch.testing.assert_close(kl, terms.kl.detach(), atol=1e-3, rtol=1e-4)
-    assert (reconstruction - terms.reconstruction).abs().max() < 0.6      # 4,000 samples against Gauss-Hermite
+    assert (
+        reconstruction - terms.reconstruction
+    ).abs().max() < 0.6  # 4,000 samples against Gauss-Hermite
 
 
 def test_explorer_follows_mouse_and_keys(live):
     explorer = figure(live, "latent_explorer")
-    decoded, plane = explorer.locator("canvas.live-picture").first, explorer.locator("canvas.live-plane")
+    decoded, plane = (
+        explorer.locator("canvas.live-picture").first,
+        explorer.locator("canvas.live-plane"),
+    )
     explorer.scroll_into_view_if_needed()
     first, box = ink(decoded), plane.bounding_box()
     live.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     live.page.mouse.down()
-    live.page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"], steps=5)
+    live.page.mouse.move(
+        box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"], steps=5
+    )
     live.page.mouse.up()
     z = explorer.evaluate("el => el.model.get('z')")
-    half_width = explorer.evaluate("el => el.querySelector('canvas.live-plane').window.halfWidth")
+    half_width = explorer.evaluate(
+        "el => el.querySelector('canvas.live-plane').window.halfWidth"
+    )
     assert abs(z[0] + 0.6 * half_width) < 0.1 and abs(z[1] - 0.4 * half_width) < 0.1
     dragged = ink(decoded)
     assert sum(abs(a - b) for a, b in zip(first, dragged)) > 10_000
     vae = VAE.load("mnist-2d")
-    with torch.no_grad(): expected = 255 * (1 - vae.decode(torch.tensor([z])).mean.flatten())
+    with torch.no_grad():
+        expected = 255 * (1 - vae.decode(torch.tensor([z])).mean.flatten())
     assert (torch.tensor(dragged, dtype=torch.float32) - expected).abs().max() < 2
     plane.press("ArrowRight")
     assert abs(explorer.evaluate("el => el.model.get('z')")[0] - z[0] - 0.1) < 1e-6
 
 
 def test_explorer_follows_a_finger(browser, address):
-    with _Visit(browser, address + "index.html", viewport={"width": 375, "height": 800}, has_touch=True, is_mobile=True) as visit:
+    with _Visit(
+        browser,
+        address + "index.html",
+        viewport={"width": 375, "height": 800},
+        has_touch=True,
+        is_mobile=True,
+    ) as visit:
         explorer = figure(visit, "latent_explorer")
         explorer.scroll_into_view_if_needed()
         box = explorer.locator("canvas.live-plane").bounding_box()
-        visit.page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+        visit.page.touchscreen.tap(
+            box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"]
+        )
         assert explorer.evaluate("el => el.model.get('z')")[0] > 1
 
 
@@ -260,25 +416,44 @@ def test_digit_pad_draws_scores_and_undoes(live):
     box = pad.locator("canvas").first.bounding_box()
 
     def stroke(points):
-        (x, y), *rest = [(box["x"] + u * box["width"], box["y"] + v * box["height"]) for u, v in points]
+        (x, y), *rest = [
+            (box["x"] + u * box["width"], box["y"] + v * box["height"])
+            for u, v in points
+        ]
         live.page.mouse.move(x, y)
         live.page.mouse.down()
-        for x, y in rest: live.page.mouse.move(x, y, steps=8)
+        for x, y in rest:
+            live.page.mouse.move(x, y, steps=8)
         live.page.mouse.up()
 
-    stroke([(0.55, 0.15), (0.45, 0.85)])      # a one
-    live.page.wait_for_function("document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood !== undefined")
+    stroke([(0.55, 0.15), (0.45, 0.85)])  # a one
+    live.page.wait_for_function(
+        "document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood !== undefined"
+    )
     one = pad.evaluate("el => el.model.get('readouts')")
-    assert one["log_likelihood"] > one["elbo"] > -120 and abs(one["elbo"] - one["reconstruction"] + one["kl"]) < 1e-6
+    assert (
+        one["log_likelihood"] > one["elbo"] > -120
+        and abs(one["elbo"] - one["reconstruction"] + one["kl"]) < 1e-6
+    )
     seen = [1 - value / 255 for value in ink(pad.locator("canvas.live-picture").nth(1))]
-    rows = [sum(seen[28 * r:28 * r + 28]) for r in range(28)]
-    assert set(seen) <= {0., 1.} and 18 <= sum(row > 0 for row in rows) <= 21      # fits 20 x 20
-    centre = sum(r * row for r, row in enumerate(rows)) / sum(rows), sum((i % 28) * value for i, value in enumerate(seen)) / sum(seen)
+    rows = [sum(seen[28 * r : 28 * r + 28]) for r in range(28)]
+    assert (
+        set(seen) <= {0.0, 1.0} and 18 <= sum(row > 0 for row in rows) <= 21
+    )  # fits 20 x 20
+    centre = (
+        sum(r * row for r, row in enumerate(rows)) / sum(rows),
+        sum((i % 28) * value for i, value in enumerate(seen)) / sum(seen),
+    )
     assert max(abs(c - 13.5) for c in centre) < 0.7
     stroke([(0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1)])
-    live.page.wait_for_function("document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood < -150")      # no digit
+    live.page.wait_for_function(
+        "document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood < -150"
+    )  # no digit
     pad.get_by_role("button", name="Undo").click()
-    live.page.wait_for_function("value => Math.abs(document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood - value) < 1e-6", arg=one["log_likelihood"])
+    live.page.wait_for_function(
+        "value => Math.abs(document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood - value) < 1e-6",
+        arg=one["log_likelihood"],
+    )
 
 
 def test_film_scrubs_and_plays(live):
@@ -291,12 +466,19 @@ def test_film_scrubs_and_plays(live):
     assert "epoch 20 of 20" in film.inner_text()
     film.locator("input[type=range]").fill("0")
     film.get_by_role("button", name="Play").click()
-    live.page.wait_for_function("document.querySelector('.live-figure[data-figure=training_film]').model.get('epoch') >= 2")
+    live.page.wait_for_function(
+        "document.querySelector('.live-figure[data-figure=training_film]').model.get('epoch') >= 2"
+    )
     film.get_by_role("button", name="Pause").click()
 
 
 def test_live_data_is_the_packages(site):
     for file in (ROOT / "vae_tutorial" / "assets").glob("mnist-2d*.safetensors"):
         script = (site / "live" / f"{file.name}.js").read_text()
-        assert json.dumps(file.name) in script and len(script) > 4 / 3 * file.stat().st_size
-    assert (ROOT / "vae_tutorial" / "assets" / "mnist-2d.safetensors").stat().st_size < 500_000
+        assert (
+            json.dumps(file.name) in script
+            and len(script) > 4 / 3 * file.stat().st_size
+        )
+    assert (
+        ROOT / "vae_tutorial" / "assets" / "mnist-2d.safetensors"
+    ).stat().st_size < 500_000

@@ -1,23 +1,42 @@
 """Quick checks of the mathematics of the exported functions, against routes that do not share their code.
 
 `test_mutations.py` runs these on copies of the package with planted errors: each of those must fail here."""
+
 import math
 
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from vae_tutorial.distributions import DiagonalGaussian, bernoulli, kl_divergence, kl_per_dimension, standard_normal_prior
-from vae_tutorial.evaluation import LogLikelihood, active_units, evaluate, log_joint, log_likelihood
+from vae_tutorial.distributions import (
+    DiagonalGaussian,
+    bernoulli,
+    kl_divergence,
+    kl_per_dimension,
+    standard_normal_prior,
+)
+from vae_tutorial.evaluation import (
+    LogLikelihood,
+    active_units,
+    evaluate,
+    log_joint,
+    log_likelihood,
+)
 from vae_tutorial.linear_gaussian import LinearGaussian, fit_linear_gaussian
-from vae_tutorial.objectives import effective_beta, elbo, iwae_bound, log_importance_weights
+from vae_tutorial.objectives import (
+    effective_beta,
+    elbo,
+    iwae_bound,
+    log_importance_weights,
+)
 from vae_tutorial.vae import VAE
 
 close = torch.testing.assert_close
 double = {"dtype": torch.float64}
 
 
-def random(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **double)
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **double)
 
 
 def oracle():
@@ -31,13 +50,17 @@ def small_vae():
     torch.manual_seed(0)
     vae = VAE((1, 3, 3), latent_dim=2, hidden=(16,))
     with torch.no_grad():
-        for parameter in vae.parameters(): parameter.mul_(2.5)
+        for parameter in vae.parameters():
+            parameter.mul_(2.5)
     return vae, torch.bernoulli(torch.full((12, 1, 3, 3), 0.5))
 
 
 def test_gaussian_log_prob_entropy_and_moments():
     mean, log_variance = random(5, 3), random(5, 3, seed=1)
-    q, reference = DiagonalGaussian(mean, log_variance), Independent(Normal(mean, (0.5 * log_variance).exp()), 1)
+    q, reference = (
+        DiagonalGaussian(mean, log_variance),
+        Independent(Normal(mean, (0.5 * log_variance).exp()), 1),
+    )
     z = random(7, 5, 3, seed=2)
     close(q.log_prob(z), reference.log_prob(z))
     close(q.entropy(), reference.entropy())
@@ -50,20 +73,30 @@ def test_gaussian_log_prob_entropy_and_moments():
 
 def test_kl_against_the_library():
     m, v, pm, pv = (random(5, 3, seed=s) for s in range(4))
-    q, p, n = (Normal(a, (0.5 * b).exp()) for a, b in ((m, v), (pm, pv), (torch.zeros_like(m), torch.zeros_like(m))))
+    q, p, n = (
+        Normal(a, (0.5 * b).exp())
+        for a, b in ((m, v), (pm, pv), (torch.zeros_like(m), torch.zeros_like(m)))
+    )
     close(kl_divergence(m, v), torch.distributions.kl_divergence(q, n).sum(-1))
     close(kl_divergence(m, v, pm, pv), torch.distributions.kl_divergence(q, p).sum(-1))
     close(kl_per_dimension(m, v, pm, pv), torch.distributions.kl_divergence(q, p))
-    close(torch.distributions.kl_divergence(DiagonalGaussian(m, v), DiagonalGaussian(pm, pv)), kl_divergence(m, v, pm, pv))
+    close(
+        torch.distributions.kl_divergence(
+            DiagonalGaussian(m, v), DiagonalGaussian(pm, pv)
+        ),
+        kl_divergence(m, v, pm, pv),
+    )
     prior = standard_normal_prior(3, like=m)
     close(prior.log_prob(m), n.log_prob(m).sum(-1))
 
 
 def test_bernoulli_sums_to_one_and_scores_right():
-    images = torch.cartesian_prod(*[torch.tensor([0., 1.], **double)] * 4).reshape(16, 1, 2, 2)
+    images = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], **double)] * 4).reshape(
+        16, 1, 2, 2
+    )
     logits = random(1, 2, 2)
     scores = bernoulli(logits).log_prob(images)
-    close(scores.exp().sum(), torch.tensor(1., **double))
+    close(scores.exp().sum(), torch.tensor(1.0, **double))
     close(scores[-1], logits.sigmoid().log().sum())
 
 
@@ -76,15 +109,29 @@ def test_linear_gaussian_against_the_joint():
     close(model.encode(x).mean, (x - model.bias) @ gain.T)
     close(model.encode(x).covariance_matrix[0], torch.eye(2, **double) - gain @ W)
     z = random(9, 6, 2)
-    close(model.decode(z).log_prob(x) + model.prior.log_prob(z) - model.encode(x).log_prob(z), model.log_marginal(x).expand(9, 6))
+    close(
+        model.decode(z).log_prob(x)
+        + model.prior.log_prob(z)
+        - model.encode(x).log_prob(z),
+        model.log_marginal(x).expand(9, 6),
+    )
 
 
 def test_the_identity_of_the_elbo_to_ten_digits():
     model, x = oracle()
     root = random(6, 2, 2, seed=5)
-    q = MultivariateNormal(random(6, 2, seed=6), root @ root.mT + 0.1 * torch.eye(2, **double))
-    exact = model.expected_log_likelihood(x, q) - torch.distributions.kl_divergence(q, model.prior)
-    close(exact + torch.distributions.kl_divergence(q, model.encode(x)), model.log_marginal(x), rtol=1e-10, atol=1e-10)
+    q = MultivariateNormal(
+        random(6, 2, seed=6), root @ root.mT + 0.1 * torch.eye(2, **double)
+    )
+    exact = model.expected_log_likelihood(x, q) - torch.distributions.kl_divergence(
+        q, model.prior
+    )
+    close(
+        exact + torch.distributions.kl_divergence(q, model.encode(x)),
+        model.log_marginal(x),
+        rtol=1e-10,
+        atol=1e-10,
+    )
 
 
 def test_maximum_likelihood_is_a_maximum():
@@ -92,9 +139,15 @@ def test_maximum_likelihood_is_a_maximum():
     torch.manual_seed(0)
     data = model.decode(model.prior.sample((500,))).sample()
     best = fit_linear_gaussian(data, 2)
-    parameters = [t.clone().requires_grad_() for t in (best.weight, best.bias, best.noise_variance.log())]
-    LinearGaussian(parameters[0], parameters[1], parameters[2].exp()).log_marginal(data).mean().backward()
-    for parameter in parameters: close(parameter.grad, torch.zeros_like(parameter), atol=1e-8, rtol=0)
+    parameters = [
+        t.clone().requires_grad_()
+        for t in (best.weight, best.bias, best.noise_variance.log())
+    ]
+    LinearGaussian(parameters[0], parameters[1], parameters[2].exp()).log_marginal(
+        data
+    ).mean().backward()
+    for parameter in parameters:
+        close(parameter.grad, torch.zeros_like(parameter), atol=1e-8, rtol=0)
 
 
 def test_elbo_and_importance_weights_on_the_oracle():
@@ -102,10 +155,16 @@ def test_elbo_and_importance_weights_on_the_oracle():
     model, x = oracle()
     torch.manual_seed(0)
     close(log_importance_weights(model, x, 5), model.log_marginal(x).expand(5, 6))
-    for num_samples in (1, 7): close(iwae_bound(model, x, num_samples), model.log_marginal(x))
+    for num_samples in (1, 7):
+        close(iwae_bound(model, x, num_samples), model.log_marginal(x))
     terms = elbo(model, x, num_samples=20_000)
     close(terms.kl, torch.distributions.kl_divergence(model.encode(x), model.prior))
-    close(terms.reconstruction, model.expected_log_likelihood(x, model.encode(x)), atol=0.1, rtol=0)
+    close(
+        terms.reconstruction,
+        model.expected_log_likelihood(x, model.encode(x)),
+        atol=0.1,
+        rtol=0,
+    )
     close(terms.elbo, model.log_marginal(x), atol=0.1, rtol=0)
 
 
@@ -113,22 +172,43 @@ def test_quadrature_and_importance_sampling_agree_with_a_plain_sum():
     vae, x = small_vae()
     axis = torch.linspace(-7, 7, 701)
     z = torch.cartesian_prod(axis, axis)
-    with torch.no_grad(): plain = [(vae.decode(z).log_prob(image) + vae.prior.log_prob(z)).double().logsumexp(0) + 2 * math.log(14 / 700) for image in x]
+    with torch.no_grad():
+        plain = [
+            (vae.decode(z).log_prob(image) + vae.prior.log_prob(z))
+            .double()
+            .logsumexp(0)
+            + 2 * math.log(14 / 700)
+            for image in x
+        ]
     exact = log_likelihood(vae, x, method="quadrature")
     close(exact.values, torch.stack(plain), atol=2e-3, rtol=0)
     assert (exact.errors < 0.01).all() and exact.method == "quadrature"
     sampled = log_likelihood(vae, x, num_samples=4000)
     assert ((sampled.values - exact.values).abs() < 5 * sampled.errors + 2e-3).all()
-    assert ((sampled.effective_sample_size >= 1) & (sampled.effective_sample_size <= 4000)).all()
+    assert (
+        (sampled.effective_sample_size >= 1) & (sampled.effective_sample_size <= 4000)
+    ).all()
     close(sampled.errors, ((4000 / sampled.effective_sample_size - 1) / 4000).sqrt())
     assert abs(sampled.mean - sampled.values.mean().item()) < 1e-12
-    close(torch.tensor(sampled.standard_error, **double), (sampled.values.var() / 12).sqrt())
-    with torch.no_grad(): close(log_joint(vae, x, z[:5])[:, 2], vae.decode(z[2]).log_prob(x) + vae.prior.log_prob(z[2]), atol=1e-4, rtol=0)
+    close(
+        torch.tensor(sampled.standard_error, **double),
+        (sampled.values.var() / 12).sqrt(),
+    )
+    with torch.no_grad():
+        close(
+            log_joint(vae, x, z[:5])[:, 2],
+            vae.decode(z[2]).log_prob(x) + vae.prior.log_prob(z[2]),
+            atol=1e-4,
+            rtol=0,
+        )
 
 
 def test_reported_errors_are_the_scatter_of_the_estimate():
     vae, x = small_vae()
-    runs = [log_likelihood(vae, x, num_samples=200, pixels="grey", seed=seed) for seed in range(60)]
+    runs = [
+        log_likelihood(vae, x, num_samples=200, pixels="grey", seed=seed)
+        for seed in range(60)
+    ]
     scatter = torch.stack([run.values for run in runs]).std(0)
     ratio = scatter / torch.stack([run.errors for run in runs]).mean(0)
     assert 0.75 < ratio.median() < 1.3
@@ -140,8 +220,16 @@ def test_evaluate_is_the_mean_over_images():
     q = vae.encode(x)
     kl = kl_per_dimension(q.mean, q.log_variance).double()
     assert result.num_images == 12
-    close(torch.tensor(result.kl_per_dimension, **double), kl.mean(0), rtol=1e-5, atol=1e-6)
-    assert abs(result.kl - kl.sum(1).mean()) < 1e-5 and abs(result.elbo - result.reconstruction + result.kl) < 1e-5
+    close(
+        torch.tensor(result.kl_per_dimension, **double),
+        kl.mean(0),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert (
+        abs(result.kl - kl.sum(1).mean()) < 1e-5
+        and abs(result.elbo - result.reconstruction + result.kl) < 1e-5
+    )
     torch.manual_seed(1)
     per_image = elbo(vae, x, num_samples=3000)
     assert abs(result.reconstruction - per_image.reconstruction.mean()) < 0.1
@@ -151,22 +239,38 @@ def test_evaluate_is_the_mean_over_images():
 
 
 def test_active_units_go_by_variance():
-    means = torch.stack([torch.tensor([-1., 1.]) * scale for scale in (0.05, 0.09, 0.11, 1.)], dim=1)
-    assert active_units(means).tolist() == [False, False, True, True]      # variances 0.0025, 0.0081, 0.0121, 1
+    means = torch.stack(
+        [torch.tensor([-1.0, 1.0]) * scale for scale in (0.05, 0.09, 0.11, 1.0)], dim=1
+    )
+    assert active_units(means).tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]  # variances 0.0025, 0.0081, 0.0121, 1
 
 
 def test_effective_beta():
     assert effective_beta(784, 20) == 1
     assert effective_beta(784, 200, "mean", "mean") == 3.92
     assert effective_beta(784, 20, "sum", "mean") == 0.05
-    assert effective_beta(12288, 128, "mean", "sum", 0.00025, "gaussian") == pytest.approx(1.536)
+    assert effective_beta(
+        12288, 128, "mean", "sum", 0.00025, "gaussian"
+    ) == pytest.approx(1.536)
 
 
 def test_scores_that_do_not_compare():
     zeros = torch.zeros(3, **double)
-    binary, grey = (LogLikelihood(zeros, zeros, "importance", pixels) for pixels in ("binary", "grey"))
-    with pytest.raises(ValueError, match="do not compare"): binary - grey
-    with pytest.raises(ValueError, match="images"): binary - LogLikelihood(zeros[:2], zeros[:2], "importance", "binary")
-    higher = LogLikelihood(zeros + torch.tensor([1., 2., 3.]), zeros, "quadrature", "binary")
+    binary, grey = (
+        LogLikelihood(zeros, zeros, "importance", pixels)
+        for pixels in ("binary", "grey")
+    )
+    with pytest.raises(ValueError, match="do not compare"):
+        binary - grey
+    with pytest.raises(ValueError, match="images"):
+        binary - LogLikelihood(zeros[:2], zeros[:2], "importance", "binary")
+    higher = LogLikelihood(
+        zeros + torch.tensor([1.0, 2.0, 3.0]), zeros, "quadrature", "binary"
+    )
     mean, error = higher - binary
     assert mean == 2 and error == pytest.approx(1 / 3**0.5)

@@ -1,4 +1,5 @@
 "A data set that loads in a millisecond, for tests that start hundreds of trainings."
+
 import struct
 
 import torch
@@ -10,8 +11,15 @@ def write_tiny_data(folder, num_train=220, num_test=40):
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for part, number in (("train", num_train), ("t10k", num_test)):
-        images = torch.randint(256, (number, 28, 28), dtype=torch.uint8, generator=generator)
+        images = torch.randint(
+            256, (number, 28, 28), dtype=torch.uint8, generator=generator
+        )
         labels = torch.arange(number, dtype=torch.uint8) % 10
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 2051, number, 28, 28) + bytes(images.flatten().tolist()))
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 2049, number) + bytes(labels.tolist()))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">iiii", 2051, number, 28, 28)
+            + bytes(images.flatten().tolist())
+        )
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">ii", 2049, number) + bytes(labels.tolist())
+        )
     return folder

@@ -9,63 +9,101 @@ __all__ = ['check_tensors', 'DiagonalGaussian', 'kl_per_dimension', 'kl_divergen
 import math
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, constraints, register_kl
+from torch.distributions import (
+    Bernoulli,
+    Distribution,
+    Independent,
+    constraints,
+    register_kl,
+)
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-guard
 def check_tensors(
-    like:Tensor|None=None, # Dtype and device that all must have; None allows any
-    last_dim:int|None=None, # Size that the last dimension of all must have; None allows any
+    like: Tensor | None = None,  # Dtype and device that all must have; None allows any
+    last_dim: int
+    | None = None,  # Size that the last dimension of all must have; None allows any
     /,
-    **tensors:Tensor, # By the name of the argument
-)->None:
+    **tensors: Tensor,  # By the name of the argument
+) -> None:
     "Raise `TypeError` or `ValueError`, naming the argument, unless these are tensors of floats whose shapes fit together."
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}: pass a torch.Tensor (torch.as_tensor converts numbers, arrays and lists)")
-        if not value.is_floating_point(): raise TypeError(f"{name} has dtype {value.dtype}: convert it to floats first, with {name}.float()")
-        if like is not None and (value.dtype != like.dtype or value.device != like.device):
-            raise TypeError(f"{name} is {value.dtype} on {value.device}: convert it to {like.dtype} on {like.device} with {name}.to()")
+            raise TypeError(
+                f"{name} is a {type(value).__name__}: pass a torch.Tensor (torch.as_tensor converts numbers, arrays and lists)"
+            )
+        if not value.is_floating_point():
+            raise TypeError(
+                f"{name} has dtype {value.dtype}: convert it to floats first, with {name}.float()"
+            )
+        if like is not None and (
+            value.dtype != like.dtype or value.device != like.device
+        ):
+            raise TypeError(
+                f"{name} is {value.dtype} on {value.device}: convert it to {like.dtype} on {like.device} with {name}.to()"
+            )
         if last_dim is not None and value.shape[-1:] != (last_dim,):
-            raise ValueError(f"{name} has shape {tuple(value.shape)}: the size of its last dimension must be {last_dim}")
-    try: torch.broadcast_shapes(*(value.shape for value in tensors.values()))
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}: the size of its last dimension must be {last_dim}"
+            )
+    try:
+        torch.broadcast_shapes(*(value.shape for value in tensors.values()))
     except RuntimeError:
-        shapes = ", ".join(f"{name} has shape {tuple(value.shape)}" for name, value in tensors.items())
+        shapes = ", ".join(
+            f"{name} has shape {tuple(value.shape)}" for name, value in tensors.items()
+        )
         raise ValueError(f"{shapes}: these do not fit together") from None
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-07
 class DiagonalGaussian(Distribution):
     "Gaussian with independent dimensions, the family of the VAE's prior and posterior (Kingma & Welling 2014, App. C.2)."
-    arg_constraints = {"mean": constraints.real_vector, "log_variance": constraints.real_vector}
+
+    arg_constraints = {
+        "mean": constraints.real_vector,
+        "log_variance": constraints.real_vector,
+    }
     support = constraints.real_vector
     has_rsample = True
 
     def __init__(
         self,
-        mean:Tensor, # Mean, shape (..., latent_dim)
-        log_variance:Tensor, # Log of the variance, same shape
+        mean: Tensor,  # Mean, shape (..., latent_dim)
+        log_variance: Tensor,  # Log of the variance, same shape
     ):
         "Raises `TypeError` for anything but tensors of floats, `ValueError` when the two shapes differ."
         check_tensors(mean=mean)
         check_tensors(log_variance=log_variance)
         if mean.shape != log_variance.shape:
-            raise ValueError(f"mean has shape {tuple(mean.shape)} but log_variance has {tuple(log_variance.shape)}: they must be equal")
-        if mean.ndim == 0: raise ValueError("mean has shape (): its last dimension is the latent one, so add it with mean[None]")
+            raise ValueError(
+                f"mean has shape {tuple(mean.shape)} but log_variance has {tuple(log_variance.shape)}: they must be equal"
+            )
+        if mean.ndim == 0:
+            raise ValueError(
+                "mean has shape (): its last dimension is the latent one, so add it with mean[None]"
+            )
         self._mean, self.log_variance = mean, log_variance
         super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
 
     @property
-    def mean(self): return self._mean
+    def mean(self):
+        return self._mean
+
     @property
-    def variance(self): return self.log_variance.exp()
+    def variance(self):
+        return self.log_variance.exp()
 
     def rsample(self, sample_shape=torch.Size()):
         "Samples that gradients flow through (reparameterized): mean plus standard deviation times noise, shape sample_shape + (..., latent_dim)."
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.mean.dtype, device=self.mean.device)
+        noise = torch.randn(
+            self._extended_shape(sample_shape),
+            dtype=self.mean.dtype,
+            device=self.mean.device,
+        )
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
     def sample(self, sample_shape=torch.Size()):
         "Samples without gradients, same shape as those of `rsample`."
-        with torch.no_grad(): return self.rsample(sample_shape)
+        with torch.no_grad():
+            return self.rsample(sample_shape)
 
     def log_prob(self, z):
         "Log density in nats, summed over the last dimension, shape (...). Raises `TypeError` or `ValueError` for a wrong `z`."
@@ -79,27 +117,42 @@ class DiagonalGaussian(Distribution):
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-16
 def kl_per_dimension(
-    mean:Tensor, # Posterior mean, shape (..., latent_dim)
-    log_variance:Tensor, # Log of the posterior variance, same shape
-    prior_mean:Tensor|float=0., # Mean of the Gaussian compared to, broadcast against `mean`
-    prior_log_variance:Tensor|float=0., # Log of its variance, likewise
-)->Tensor: # KL divergence of each dimension in nats, shape (..., latent_dim)
+    mean: Tensor,  # Posterior mean, shape (..., latent_dim)
+    log_variance: Tensor,  # Log of the posterior variance, same shape
+    prior_mean: Tensor
+    | float = 0.0,  # Mean of the Gaussian compared to, broadcast against `mean`
+    prior_log_variance: Tensor | float = 0.0,  # Log of its variance, likewise
+) -> Tensor:  # KL divergence of each dimension in nats, shape (..., latent_dim)
     "The terms of `kl_divergence` before they are summed. Raises `TypeError` or `ValueError` for arguments that do not fit together."
     priors = {"prior_mean": prior_mean, "prior_log_variance": prior_log_variance}
     for name, value in priors.items():
-        if type(value) in (int, float) and not abs(value) <= 10_000: raise ValueError(f"{name} is {value!r:.60}: a number must lie between -10,000 and 10,000")
-    check_tensors(mean=mean, log_variance=log_variance, **{name: value for name, value in priors.items() if type(value) not in (int, float)})
+        if type(value) in (int, float) and not abs(value) <= 10_000:
+            raise ValueError(
+                f"{name} is {value!r:.60}: a number must lie between -10,000 and 10,000"
+            )
+    check_tensors(
+        mean=mean,
+        log_variance=log_variance,
+        **{
+            name: value
+            for name, value in priors.items()
+            if type(value) not in (int, float)
+        },
+    )
     log_ratio = log_variance - prior_log_variance
-    squared_distance = (mean - prior_mean).square() * torch.as_tensor(-prior_log_variance, dtype=mean.dtype, device=mean.device).exp()
+    squared_distance = (mean - prior_mean).square() * torch.as_tensor(
+        -prior_log_variance, dtype=mean.dtype, device=mean.device
+    ).exp()
     return 0.5 * (log_ratio.exp() + squared_distance - 1 - log_ratio)
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-17
 def kl_divergence(
-    mean:Tensor, # Posterior mean, shape (..., latent_dim)
-    log_variance:Tensor, # Log of the posterior variance, same shape
-    prior_mean:Tensor|float=0., # Mean of the Gaussian compared to, broadcast against `mean`
-    prior_log_variance:Tensor|float=0., # Log of its variance, likewise
-)->Tensor: # KL(q(z|x) || p(z)) in nats, shape (...); p is N(0, I) by default
+    mean: Tensor,  # Posterior mean, shape (..., latent_dim)
+    log_variance: Tensor,  # Log of the posterior variance, same shape
+    prior_mean: Tensor
+    | float = 0.0,  # Mean of the Gaussian compared to, broadcast against `mean`
+    prior_log_variance: Tensor | float = 0.0,  # Log of its variance, likewise
+) -> Tensor:  # KL(q(z|x) || p(z)) in nats, shape (...); p is N(0, I) by default
     "Closed-form KL divergence between diagonal Gaussians (Kingma & Welling 2014, App. B)."
     return kl_per_dimension(mean, log_variance, prior_mean, prior_log_variance).sum(-1)
 
@@ -110,26 +163,37 @@ def _kl_diagonal_gaussians(q, p):
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-34
 def standard_normal_prior(
-    latent_dim:int, # Number of latent dimensions
-    like:Tensor|None=None, # Take dtype and device from this tensor
-)->DiagonalGaussian: # N(0, I), event shape (latent_dim,)
+    latent_dim: int,  # Number of latent dimensions
+    like: Tensor | None = None,  # Take dtype and device from this tensor
+) -> DiagonalGaussian:  # N(0, I), event shape (latent_dim,)
     "The prior of the VAE, p(z) = N(0, I). Raises `TypeError` or `ValueError` for a wrong size or `like`."
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or not 1 <= latent_dim <= 10**6:
-        raise ValueError(f"latent_dim is {latent_dim!r}: it must be a whole number from 1 to 1,000,000")
-    if like is not None: check_tensors(like=like)
+    if (
+        isinstance(latent_dim, bool)
+        or not isinstance(latent_dim, int)
+        or not 1 <= latent_dim <= 10**6
+    ):
+        raise ValueError(
+            f"latent_dim is {latent_dim!r}: it must be a whole number from 1 to 1,000,000"
+        )
+    if like is not None:
+        check_tensors(like=like)
     zeros = torch.zeros(latent_dim) if like is None else like.new_zeros(latent_dim)
     return DiagonalGaussian(zeros, zeros)
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-37
 def bernoulli(
-    logits:Tensor, # Log odds of each pixel being on, shape (..., channels, height, width)
-    event_dims:int=3, # How many of the last dimensions make one image
-)->Independent: # Distribution over images; log_prob has shape (...), in nats
+    logits: Tensor,  # Log odds of each pixel being on, shape (..., channels, height, width)
+    event_dims: int = 3,  # How many of the last dimensions make one image
+) -> Independent:  # Distribution over images; log_prob has shape (...), in nats
     """Independent Bernoulli pixels, the decoder's likelihood (Kingma & Welling 2014, App. C.1).
 
     Values between 0 and 1 are accepted by `log_prob` and give minus the cross-entropy, which is not a log likelihood.
     Raises `TypeError` or `ValueError` for wrong logits or more event dimensions than they have."""
     check_tensors(logits=logits)
     if not isinstance(event_dims, int) or not 0 <= event_dims <= logits.ndim:
-        raise ValueError(f"event_dims is {event_dims!r}: logits of shape {tuple(logits.shape)} allow a whole number from 0 to {logits.ndim}")
-    return Independent(Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False)
+        raise ValueError(
+            f"event_dims is {event_dims!r}: logits of shape {tuple(logits.shape)} allow a whole number from 0 to {logits.ndim}"
+        )
+    return Independent(
+        Bernoulli(logits=logits, validate_args=False), event_dims, validate_args=False
+    )

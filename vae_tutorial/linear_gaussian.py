@@ -15,46 +15,59 @@ from .distributions import check_tensors
 # %% ../nbs/concepts/01_latent_variables.ipynb #cell-17
 class LinearGaussian:
     "Linear latent-variable model in which everything is exact: probabilistic PCA (Tipping & Bishop 1999, sec. 3)."
+
     def __init__(
         self,
-        weight:Tensor, # W, shape (data_dim, latent_dim)
-        bias:Tensor, # m, shape (data_dim,)
-        noise_variance:Tensor|float, # s squared, positive
+        weight: Tensor,  # W, shape (data_dim, latent_dim)
+        bias: Tensor,  # m, shape (data_dim,)
+        noise_variance: Tensor | float,  # s squared, positive
     ):
         "Raises `TypeError` or `ValueError` for tensors that do not fit or a noise variance that is not positive."
         check_tensors(weight=weight)
         check_tensors(weight, bias=bias)
         if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise ValueError(f"weight has shape {tuple(weight.shape)} and bias {tuple(bias.shape)}: they must be (data_dim, latent_dim) and (data_dim,)")
+            raise ValueError(
+                f"weight has shape {tuple(weight.shape)} and bias {tuple(bias.shape)}: they must be (data_dim, latent_dim) and (data_dim,)"
+            )
         self.weight, self.bias = weight, bias
-        if not isinstance(noise_variance, (int, float)): check_tensors(noise_variance=noise_variance)
+        if not isinstance(noise_variance, (int, float)):
+            check_tensors(noise_variance=noise_variance)
         self.noise_variance = torch.as_tensor(noise_variance, dtype=weight.dtype)
-        if self.noise_variance.numel() != 1 or not 0 < self.noise_variance < math.inf: raise ValueError(f"noise_variance is {noise_variance}: it must be one positive number")
+        if self.noise_variance.numel() != 1 or not 0 < self.noise_variance < math.inf:
+            raise ValueError(
+                f"noise_variance is {noise_variance}: it must be one positive number"
+            )
         eye = torch.eye(weight.shape[1], dtype=weight.dtype)
         self.prior = MultivariateNormal(eye.new_zeros(len(eye)), eye)
 
     @property
-    def marginal(self)->MultivariateNormal: # p(x), event shape (data_dim,)
+    def marginal(self) -> MultivariateNormal:  # p(x), event shape (data_dim,)
         "N(m, W W' + s^2 I) (Tipping & Bishop 1999, eq. 3)."
         eye = torch.eye(len(self.bias), dtype=self.weight.dtype)
-        return MultivariateNormal(self.bias, self.weight @ self.weight.T + self.noise_variance * eye)
+        return MultivariateNormal(
+            self.bias, self.weight @ self.weight.T + self.noise_variance * eye
+        )
 
     def log_marginal(
         self,
-        x:Tensor, # Data, shape (batch, data_dim)
-    )->Tensor: # log p(x) in nats, shape (batch,)
+        x: Tensor,  # Data, shape (batch, data_dim)
+    ) -> Tensor:  # log p(x) in nats, shape (batch,)
         "Exact log likelihood. Raises `TypeError` or `ValueError` for data of another type or size."
         check_tensors(self.weight, len(self.bias), x=x)
-        if x.numel() == 0 or not x.isfinite().all(): raise ValueError("x is empty or has values that are NaN or infinite")
+        if x.numel() == 0 or not x.isfinite().all():
+            raise ValueError("x is empty or has values that are NaN or infinite")
         return self.marginal.log_prob(x)
 
     def encode(
         self,
-        x:Tensor, # Data, shape (batch, data_dim)
-    )->MultivariateNormal: # p(z|x), batch shape (batch,), event shape (latent_dim,)
+        x: Tensor,  # Data, shape (batch, data_dim)
+    ) -> MultivariateNormal:  # p(z|x), batch shape (batch,), event shape (latent_dim,)
         "The true posterior (Tipping & Bishop 1999, eq. 6). Raises `TypeError` or `ValueError` for data of another type or size."
         check_tensors(self.weight, len(self.bias), x=x)
-        if x.ndim != 2 or len(x) == 0 or not x.isfinite().all(): raise ValueError(f"x has shape {tuple(x.shape)}: it must be (batch, {len(self.bias)}), of finite numbers")
+        if x.ndim != 2 or len(x) == 0 or not x.isfinite().all():
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: it must be (batch, {len(self.bias)}), of finite numbers"
+            )
         eye = torch.eye(self.weight.shape[1], dtype=self.weight.dtype)
         M = self.weight.T @ self.weight + self.noise_variance * eye
         mean = torch.linalg.solve(M, self.weight.T @ (x - self.bias).T).T
@@ -62,38 +75,58 @@ class LinearGaussian:
 
     def decode(
         self,
-        z:Tensor, # Latent vectors, shape (..., latent_dim)
-    )->Independent: # p(x|z), batch shape (...), event shape (data_dim,)
+        z: Tensor,  # Latent vectors, shape (..., latent_dim)
+    ) -> Independent:  # p(x|z), batch shape (...), event shape (data_dim,)
         "The likelihood, N(W z + m, s^2 I). Raises `TypeError` or `ValueError` for latent vectors of another type or size."
         check_tensors(self.weight, self.weight.shape[1], z=z)
-        return Independent(Normal(z @ self.weight.T + self.bias, self.noise_variance.sqrt()), 1)
+        return Independent(
+            Normal(z @ self.weight.T + self.bias, self.noise_variance.sqrt()), 1
+        )
 
     def expected_log_likelihood(
         self,
-        x:Tensor, # Data, shape (batch, data_dim)
-        q:MultivariateNormal, # Any Gaussian over z, batch shape (batch,)
-    )->Tensor: # E_q[log p(x|z)] in nats, shape (batch,)
+        x: Tensor,  # Data, shape (batch, data_dim)
+        q: MultivariateNormal,  # Any Gaussian over z, batch shape (batch,)
+    ) -> Tensor:  # E_q[log p(x|z)] in nats, shape (batch,)
         "The reconstruction term of the ELBO, without sampling. Raises `TypeError` or `ValueError` for a wrong `x` or `q`."
         check_tensors(self.weight, len(self.bias), x=x)
-        if not isinstance(q, MultivariateNormal): raise TypeError(f"q is a {type(q).__name__}: pass a torch.distributions.MultivariateNormal")
+        if not isinstance(q, MultivariateNormal):
+            raise TypeError(
+                f"q is a {type(q).__name__}: pass a torch.distributions.MultivariateNormal"
+            )
         check_tensors(self.weight, self.weight.shape[1], q=q.mean)
-        check_tensors(x=x[..., :1], q=q.mean[..., :1])      # their batches fit together
+        check_tensors(x=x[..., :1], q=q.mean[..., :1])  # their batches fit together
         residual = (x - self.bias - q.mean @ self.weight.T).square().sum(-1)
-        spread = (self.weight @ q.covariance_matrix @ self.weight.T).diagonal(dim1=-2, dim2=-1).sum(-1)
-        return -0.5 * (len(self.bias) * (2 * math.pi * self.noise_variance).log() + (residual + spread) / self.noise_variance)
+        spread = (
+            (self.weight @ q.covariance_matrix @ self.weight.T)
+            .diagonal(dim1=-2, dim2=-1)
+            .sum(-1)
+        )
+        return -0.5 * (
+            len(self.bias) * (2 * math.pi * self.noise_variance).log()
+            + (residual + spread) / self.noise_variance
+        )
 
 # %% ../nbs/concepts/01_latent_variables.ipynb #cell-26
 def fit_linear_gaussian(
-    x:Tensor, # Data, shape (n, data_dim)
-    latent_dim:int, # Number of latent dimensions, below data_dim
-)->LinearGaussian: # The model with the largest likelihood
+    x: Tensor,  # Data, shape (n, data_dim)
+    latent_dim: int,  # Number of latent dimensions, below data_dim
+) -> LinearGaussian:  # The model with the largest likelihood
     "Maximum likelihood in closed form (Tipping & Bishop 1999, eqs. 7 and 8). Raises `TypeError` or `ValueError` for impossible data or latent_dim."
     check_tensors(x=x)
-    if x.ndim != 2 or len(x) < 2 or not x.isfinite().all(): raise ValueError(f"x has shape {tuple(x.shape)}: it must be (n, data_dim), at least two rows of finite numbers")
+    if x.ndim != 2 or len(x) < 2 or not x.isfinite().all():
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}: it must be (n, data_dim), at least two rows of finite numbers"
+        )
     data_dim = x.shape[1]
     if not isinstance(latent_dim, int) or not 1 <= latent_dim < data_dim:
-        raise ValueError(f"latent_dim is {latent_dim!r}: it must be a whole number, at least 1 and below data_dim = {data_dim}")
-    eigenvalues, eigenvectors = torch.linalg.eigh(x.T.cov(correction=0))      # ascending
+        raise ValueError(
+            f"latent_dim is {latent_dim!r}: it must be a whole number, at least 1 and below data_dim = {data_dim}"
+        )
+    eigenvalues, eigenvectors = torch.linalg.eigh(x.T.cov(correction=0))  # ascending
     noise_variance = eigenvalues[:-latent_dim].mean()
-    weight = eigenvectors[:, -latent_dim:] * (eigenvalues[-latent_dim:] - noise_variance).sqrt()
+    weight = (
+        eigenvectors[:, -latent_dim:]
+        * (eigenvalues[-latent_dim:] - noise_variance).sqrt()
+    )
     return LinearGaussian(weight, x.mean(0), noise_variance)

@@ -14,42 +14,59 @@ from torch.distributions import kl_divergence
 # %% ../nbs/concepts/03_elbo.ipynb #cell-18
 class ElboTerms(NamedTuple):
     "The evidence lower bound of each example and its two parts, in nats: elbo = reconstruction - kl."
-    elbo:Tensor # Lower bound on log p(x), shape (batch,)
-    reconstruction:Tensor # Estimate of E_q[log p(x|z)], shape (batch,)
-    kl:Tensor # KL(q(z|x) || p(z)), shape (batch,)
+
+    elbo: Tensor  # Lower bound on log p(x), shape (batch,)
+    reconstruction: Tensor  # Estimate of E_q[log p(x|z)], shape (batch,)
+    kl: Tensor  # KL(q(z|x) || p(z)), shape (batch,)
+
 
 def check_model(
-    model, # What the user passed
-    num_samples:int=1, # Latent samples per example, checked along
-    needs:tuple[str, ...]=("encode", "decode", "prior"), # What it must have
-)->None:
+    model,  # What the user passed
+    num_samples: int = 1,  # Latent samples per example, checked along
+    needs: tuple[str, ...] = ("encode", "decode", "prior"),  # What it must have
+) -> None:
     "Raise `TypeError` unless the model has all that is needed, `ValueError` unless num_samples is a positive whole number."
-    if missing := [name for name in needs if isinstance(model, type) or not hasattr(model, name)]:
-        raise TypeError(f"model is a {type(model).__name__} without {', '.join(missing)}: pass a VAE, or anything with {', '.join(needs)}")
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or not 1 <= num_samples <= 10**6:
-        raise ValueError(f"num_samples is {num_samples!r}: it must be a whole number from 1 to 1,000,000")
+    if missing := [
+        name for name in needs if isinstance(model, type) or not hasattr(model, name)
+    ]:
+        raise TypeError(
+            f"model is a {type(model).__name__} without {', '.join(missing)}: pass a VAE, or anything with {', '.join(needs)}"
+        )
+    if (
+        isinstance(num_samples, bool)
+        or not isinstance(num_samples, int)
+        or not 1 <= num_samples <= 10**6
+    ):
+        raise ValueError(
+            f"num_samples is {num_samples!r}: it must be a whole number from 1 to 1,000,000"
+        )
 
 # %% ../nbs/concepts/03_elbo.ipynb #cell-19
 def elbo(
-    model, # Anything with `encode(x)`, `decode(z)` (both return distributions) and `prior`
-    x:Tensor, # Examples, shape (batch, ...)
-    num_samples:int=1, # Latent samples per example for the reconstruction term
-    noise:Tensor|None=None, # Standard normal draws for a Gaussian posterior, shape (num_samples, batch, latent_dim); None draws by `rsample`
-)->ElboTerms: # Per example, in nats
+    model,  # Anything with `encode(x)`, `decode(z)` (both return distributions) and `prior`
+    x: Tensor,  # Examples, shape (batch, ...)
+    num_samples: int = 1,  # Latent samples per example for the reconstruction term
+    noise: Tensor
+    | None = None,  # Standard normal draws for a Gaussian posterior, shape (num_samples, batch, latent_dim); None draws by `rsample`
+) -> ElboTerms:  # Per example, in nats
     "Evidence lower bound, an unbiased estimate that gradients flow through (Kingma & Welling 2014, eq. 7)."
     check_model(model, num_samples)
     posterior = model.encode(x)
-    z = posterior.rsample((num_samples,)) if noise is None else posterior.mean + posterior.stddev * noise
+    z = (
+        posterior.rsample((num_samples,))
+        if noise is None
+        else posterior.mean + posterior.stddev * noise
+    )
     reconstruction = model.decode(z).log_prob(x).mean(0)
     kl = kl_divergence(posterior, model.prior)
     return ElboTerms(reconstruction - kl, reconstruction, kl)
 
 # %% ../nbs/concepts/03_elbo.ipynb #cell-34
 def log_importance_weights(
-    model, # Anything with `encode(x)`, `decode(z)` (both return distributions) and `prior`
-    x:Tensor, # Examples, shape (batch, ...)
-    num_samples:int, # Weights per example
-)->Tensor: # log p(x|z) + log p(z) - log q(z|x) for z from q, in nats, shape (num_samples, batch)
+    model,  # Anything with `encode(x)`, `decode(z)` (both return distributions) and `prior`
+    x: Tensor,  # Examples, shape (batch, ...)
+    num_samples: int,  # Weights per example
+) -> Tensor:  # log p(x|z) + log p(z) - log q(z|x) for z from q, in nats, shape (num_samples, batch)
     "Logarithms of the importance weights whose mean estimates p(x) without bias (Burda et al. 2016, eq. 8)."
     check_model(model, num_samples)
     posterior = model.encode(x)
@@ -58,26 +75,42 @@ def log_importance_weights(
 
 # %% ../nbs/concepts/03_elbo.ipynb #cell-35
 def iwae_bound(
-    model, # Anything with `encode(x)`, `decode(z)` (both return distributions) and `prior`
-    x:Tensor, # Examples, shape (batch, ...)
-    num_samples:int, # K, weights per example
-)->Tensor: # Estimate of the bound in nats, shape (batch,)
+    model,  # Anything with `encode(x)`, `decode(z)` (both return distributions) and `prior`
+    x: Tensor,  # Examples, shape (batch, ...)
+    num_samples: int,  # K, weights per example
+) -> Tensor:  # Estimate of the bound in nats, shape (batch,)
     "Importance-weighted lower bound on log p(x), at least as tight as the ELBO (Burda et al. 2016, eq. 8)."
-    return log_importance_weights(model, x, num_samples).logsumexp(0) - math.log(num_samples)
+    return log_importance_weights(model, x, num_samples).logsumexp(0) - math.log(
+        num_samples
+    )
 
 # %% ../nbs/concepts/03_elbo.ipynb #cell-43
 def effective_beta(
-    data_dim:int, # Number of values in one example, for images channels * height * width
-    latent_dim:int, # Number of latent dimensions
-    reconstruction:str="sum", # Whether the reconstruction term is a "sum" or a "mean" over the data's dimensions
-    kl:str="sum", # Whether the KL term is a "sum" or a "mean" over the latent dimensions
-    weight:float=1., # Factor before the KL term in the code
-    likelihood:str="bernoulli", # "bernoulli" for cross-entropy, "gaussian" for squared error, read as unit variance
-)->float: # The beta of the beta-VAE that this loss really is; 1 is the ELBO
+    data_dim: int,  # Number of values in one example, for images channels * height * width
+    latent_dim: int,  # Number of latent dimensions
+    reconstruction: str = "sum",  # Whether the reconstruction term is a "sum" or a "mean" over the data's dimensions
+    kl: str = "sum",  # Whether the KL term is a "sum" or a "mean" over the latent dimensions
+    weight: float = 1.0,  # Factor before the KL term in the code
+    likelihood: str = "bernoulli",  # "bernoulli" for cross-entropy, "gaussian" for squared error, read as unit variance
+) -> float:  # The beta of the beta-VAE that this loss really is; 1 is the ELBO
     "Weight of the KL divergence in nats against the log likelihood in nats (Higgins et al. 2017, eq. 4)."
-    for name, value, choices in (("reconstruction", reconstruction, ("sum", "mean")), ("kl", kl, ("sum", "mean")), ("likelihood", likelihood, ("bernoulli", "gaussian"))):
-        if value not in choices: raise ValueError(f"{name} is {value!r}: choose one of {choices}")
-    for name, value, least in (("data_dim", data_dim, 1), ("latent_dim", latent_dim, 1), ("weight", weight, 0)):
-        if not isinstance(value, (int, float)) or not least <= value < math.inf: raise ValueError(f"{name} is {value!r}: it must be a number, {least} or more")
-    scale = (data_dim if reconstruction == "mean" else 1) * (0.5 if likelihood == "gaussian" else 1)
+    for name, value, choices in (
+        ("reconstruction", reconstruction, ("sum", "mean")),
+        ("kl", kl, ("sum", "mean")),
+        ("likelihood", likelihood, ("bernoulli", "gaussian")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}: choose one of {choices}")
+    for name, value, least in (
+        ("data_dim", data_dim, 1),
+        ("latent_dim", latent_dim, 1),
+        ("weight", weight, 0),
+    ):
+        if not isinstance(value, (int, float)) or not least <= value < math.inf:
+            raise ValueError(
+                f"{name} is {value!r}: it must be a number, {least} or more"
+            )
+    scale = (data_dim if reconstruction == "mean" else 1) * (
+        0.5 if likelihood == "gaussian" else 1
+    )
     return weight * scale / (latent_dim if kl == "mean" else 1)
