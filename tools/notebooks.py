@@ -80,7 +80,13 @@ def is_setup(statement):
 
 def is_verdict(statement):
     'Whether a statement is `print("Checked: ...")`.'
-    return bool(re.match(r"print\(f?['\"]Checked: ", ast.unparse(statement)))
+    call = getattr(statement, "value", None)
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "print":
+        return False
+    text = next(
+        (node for node in ast.walk(call) if isinstance(node, ast.Constant)), None
+    )
+    return str(getattr(text, "value", "")).startswith("Checked: ")
 
 
 def kind(cell):
