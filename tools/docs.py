@@ -77,7 +77,7 @@ def picture_of(output):
     return None
 
 
-COLUMN, TALLEST = 760, 520  # of a figure, in pixels
+COLUMN, TALLEST = 780, 520  # of a figure, in pixels
 
 
 def write_figures(cell, folder, stem, number):
