@@ -20,7 +20,7 @@ from playwright.sync_api import TimeoutError
 PAGE = [
     ("imports", "import matplotlib.pyplot as plt\nimport torch"),
     ("imports", "from vae_tutorial.plots import use_style"),
-    ("imports", "use_style()\ntorch.manual_seed(0)"),
+    ("imports", "use_style()\ntorch.manual_seed(0);"),
     ("lesson", "two = 1 + 1\ntwo"),
     ("check", "assert two == 2\nprint('Checked: one and one are', two)"),
     ("picture", '#| fig-alt: "A line."\nplt.plot([1, 2]);'),
@@ -36,6 +36,7 @@ def write_page(path):
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     notebook = notebooks.run(path)
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
     notebooks.tidy_outputs(notebook)
     notebooks.hide_sources(notebook)
     nbformat.write(notebook, path)

@@ -27,7 +27,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from notebooks import kind
+from notebooks import is_skipped, kind
 
 if sys.version_info < (3, 11):
     sys.exit(
@@ -143,6 +143,14 @@ def join_imports(cells, kinds):
     return kept
 
 
+def role_of(cell):
+    "A code cell's kind; a lesson that only `make results` runs has one of its own."
+    if cell.cell_type != "code":
+        return None
+    is_slow = is_skipped(cell, ["slow"]) and kind(cell) == "lesson"
+    return "slow" if is_slow else kind(cell)
+
+
 def shape_code(cell, role):
     "Fold a code cell as its kind asks for."
     if option(cell, "echo") == "False" or role is None:
@@ -156,7 +164,7 @@ def shape_code(cell, role):
         fold(cell, "Code of the figure")
     elif role == "solution":
         cell.outputs = []  # its answer would stand below the fold
-    elif re.search(r"^#\|\s*slow", cell.source, re.M):
+    elif role == "slow":
         fold(cell, "How the stored numbers were made (takes long)")
     else:  # nbdev marks exported source
         cell.source = re.sub(r"(?m)^#\|\s*code-(fold|summary):.*\n", "", cell.source)
@@ -205,7 +213,7 @@ def stage_page(path, old, new, config):
     "One page: its links, its folds, its figures."
     notebook = nbformat.read(path, as_version=4)
     original = nbformat.read(config.nbs_path / old, as_version=4)
-    kinds = {cell.id: kind(cell) for cell in original.cells if cell.cell_type == "code"}
+    kinds = {cell.id: role_of(cell) for cell in original.cells}
     cells = [cell for cell in notebook.cells if cell.cell_type == "raw" or cell.source]
     notebook.cells = join_imports(without_boxes(cells, original), kinds)
     number = 1
