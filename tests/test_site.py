@@ -356,7 +356,7 @@ def test_folds_say_what_they_hold(page, browser, address):
         ]
         assert shown == lines
         assert visit.page.locator("main .cell-output:has-text('Checked:')").count() == 0
-        figures = visit.page.locator("main .cell-output figure:has(figcaption)")
+        figures = visit.page.locator("main .cell-output figure.figure:has(figcaption)")
         numbers = figures.locator("figcaption strong").all_inner_texts()
         assert numbers == [f"Figure {n}." for n in range(1, len(captions) + 1)]
         assert figures.locator("img").count() == len(captions)
