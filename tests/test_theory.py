@@ -13,23 +13,19 @@ from vae_tutorial.distributions import (
     bernoulli,
     kl_divergence,
     kl_per_dimension,
-    standard_normal_prior,
 )
-from vae_tutorial.evaluation import (
-    LogLikelihood,
-    active_units,
-    evaluate,
-    log_joint,
-    log_likelihood,
+from vae_tutorial.evaluation import active_units, evaluate
+from vae_tutorial.importance import iwae_bound, log_importance_weights
+from vae_tutorial.likelihood import LogLikelihood, log_joint, log_likelihood
+from vae_tutorial.linear_gaussian import (
+    LinearGaussian,
+    expected_log_likelihood,
+    fit_linear_gaussian,
 )
-from vae_tutorial.linear_gaussian import LinearGaussian, fit_linear_gaussian
-from vae_tutorial.objectives import (
-    effective_beta,
-    elbo,
-    iwae_bound,
-    log_importance_weights,
-)
-from vae_tutorial.vae import VAE
+from vae_tutorial.networks import StandardNormal
+from vae_tutorial.objectives import beta_elbo, elbo, kl_term
+from vae_tutorial.variants.reductions import effective_beta
+from vae_tutorial.vae import mlp_vae
 
 close = torch.testing.assert_close
 double = {"dtype": torch.float64}
@@ -48,7 +44,7 @@ def oracle():
 def small_vae():
     "A VAE on 3 x 3 images whose posterior is neither the prior nor a point."
     torch.manual_seed(0)
-    vae = VAE((1, 3, 3), latent_dim=2, hidden=(16,))
+    vae = mlp_vae((1, 3, 3), latent_dim=2, hidden=(16,))
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.mul_(2.5)
@@ -86,7 +82,7 @@ def test_kl_against_the_library():
         ),
         kl_divergence(m, v, pm, pv),
     )
-    prior = standard_normal_prior(3, like=m)
+    prior = StandardNormal(3).double()()
     close(prior.log_prob(m), n.log_prob(m).sum(-1))
 
 
@@ -105,7 +101,7 @@ def test_linear_gaussian_against_the_joint():
     W, eye = model.weight, torch.eye(4, **double)
     covariance = W @ W.T + 0.3 * eye
     gain = W.T @ torch.linalg.inv(covariance)
-    close(model.log_marginal(x), MultivariateNormal(model.bias, covariance).log_prob(x))
+    close(model.marginal.log_prob(x), MultivariateNormal(model.bias, covariance).log_prob(x))
     close(model.encode(x).mean, (x - model.bias) @ gain.T)
     close(model.encode(x).covariance_matrix[0], torch.eye(2, **double) - gain @ W)
     z = random(9, 6, 2)
@@ -113,7 +109,7 @@ def test_linear_gaussian_against_the_joint():
         model.decode(z).log_prob(x)
         + model.prior.log_prob(z)
         - model.encode(x).log_prob(z),
-        model.log_marginal(x).expand(9, 6),
+        model.marginal.log_prob(x).expand(9, 6),
     )
 
 
@@ -123,12 +119,12 @@ def test_the_identity_of_the_elbo_to_ten_digits():
     q = MultivariateNormal(
         random(6, 2, seed=6), root @ root.mT + 0.1 * torch.eye(2, **double)
     )
-    exact = model.expected_log_likelihood(x, q) - torch.distributions.kl_divergence(
+    exact = expected_log_likelihood(model, x, q) - torch.distributions.kl_divergence(
         q, model.prior
     )
     close(
         exact + torch.distributions.kl_divergence(q, model.encode(x)),
-        model.log_marginal(x),
+        model.marginal.log_prob(x),
         rtol=1e-10,
         atol=1e-10,
     )
@@ -143,7 +139,7 @@ def test_maximum_likelihood_is_a_maximum():
         t.clone().requires_grad_()
         for t in (best.weight, best.bias, best.noise_variance.log())
     ]
-    LinearGaussian(parameters[0], parameters[1], parameters[2].exp()).log_marginal(
+    LinearGaussian(parameters[0], parameters[1], parameters[2].exp()).marginal.log_prob(
         data
     ).mean().backward()
     for parameter in parameters:
@@ -154,18 +150,18 @@ def test_elbo_and_importance_weights_on_the_oracle():
     "At the true posterior every importance weight is p(x); and the ELBO is reconstruction minus KL, in expectation log p(x)."
     model, x = oracle()
     torch.manual_seed(0)
-    close(log_importance_weights(model, x, 5), model.log_marginal(x).expand(5, 6))
+    close(log_importance_weights(model, x, 5), model.marginal.log_prob(x).expand(5, 6))
     for num_samples in (1, 7):
-        close(iwae_bound(model, x, num_samples), model.log_marginal(x))
+        close(iwae_bound(model, x, num_samples).bound, model.marginal.log_prob(x))
     terms = elbo(model, x, num_samples=20_000)
     close(terms.kl, torch.distributions.kl_divergence(model.encode(x), model.prior))
     close(
         terms.reconstruction,
-        model.expected_log_likelihood(x, model.encode(x)),
+        expected_log_likelihood(model, x, model.encode(x)),
         atol=0.1,
         rtol=0,
     )
-    close(terms.elbo, model.log_marginal(x), atol=0.1, rtol=0)
+    close(terms.elbo, model.marginal.log_prob(x), atol=0.1, rtol=0)
 
 
 def test_quadrature_and_importance_sampling_agree_with_a_plain_sum():
@@ -183,12 +179,12 @@ def test_quadrature_and_importance_sampling_agree_with_a_plain_sum():
     exact = log_likelihood(vae, x, method="quadrature")
     close(exact.values, torch.stack(plain), atol=2e-3, rtol=0)
     assert (exact.errors < 0.01).all() and exact.method == "quadrature"
-    sampled = log_likelihood(vae, x, num_samples=4000)
+    sampled = log_likelihood(vae, x, num_samples=40_000)
     assert ((sampled.values - exact.values).abs() < 5 * sampled.errors + 2e-3).all()
     assert (
-        (sampled.effective_sample_size >= 1) & (sampled.effective_sample_size <= 4000)
+        (sampled.effective_sample_size >= 1) & (sampled.effective_sample_size <= 40_000)
     ).all()
-    close(sampled.errors, ((4000 / sampled.effective_sample_size - 1) / 4000).sqrt())
+    close(sampled.errors, ((40_000 / sampled.effective_sample_size - 1) / 40_000).sqrt())
     assert abs(sampled.mean - sampled.values.mean().item()) < 1e-12
     close(
         torch.tensor(sampled.standard_error, **double),
@@ -274,3 +270,56 @@ def test_scores_that_do_not_compare():
     )
     mean, error = higher - binary
     assert mean == 2 and error == pytest.approx(1 / 3**0.5)
+
+
+def test_the_kl_by_samples_and_the_weighted_objective():
+    m, v = random(5, 3), random(5, 3, seed=1)
+    q = Independent(Normal(m, (0.5 * v).exp()), 1)
+    p = DiagonalGaussian(torch.zeros(3, **double), torch.zeros(3, **double))
+    torch.manual_seed(0)
+    estimate = kl_term(q, p, q.rsample((100_000,)))
+    close(estimate, kl_divergence(m, v), rtol=0.05, atol=0.02)
+    vae, x = small_vae()
+    torch.manual_seed(1)
+    terms = elbo(vae, x)
+    torch.manual_seed(1)
+    weighted = beta_elbo(3.0)(vae, x)
+    close(weighted.objective, terms.reconstruction - 3 * terms.kl)
+    close(weighted.elbo, terms.elbo)
+
+
+def test_the_fast_score_and_layer_equal_pytorch():
+    from torch.nn import functional as F
+
+    from vae_tutorial.kernels import Linear, bernoulli_log_prob
+
+    logits = 8 * random(70, 784).float()
+    x = (random(70, 784, seed=1) > 0).float()
+    score = F.binary_cross_entropy_with_logits
+    theirs = -score(logits, x, reduction="none").sum(-1)
+    close(bernoulli_log_prob(logits, x), theirs, rtol=1e-5, atol=1e-2)
+    tracked = logits.clone().requires_grad_()
+    value = bernoulli_log_prob(tracked, x)
+    close(value.detach(), theirs, rtol=1e-5, atol=1e-2)
+    close(torch.autograd.grad(value.sum(), tracked)[0], x - logits.sigmoid())
+    layer, h = Linear(6, 3).double(), random(5, 6).requires_grad_()
+    inputs = (h, layer.weight, layer.bias)
+    ours = torch.autograd.grad(layer(h).square().sum(), inputs)
+    theirs = torch.autograd.grad(F.linear(*inputs).square().sum(), inputs)
+    for a, b in zip(ours, theirs):
+        close(a, b)
+
+
+def test_evaluate_measures_against_the_models_own_prior():
+    class Shifted(torch.nn.Module):
+        def forward(self):
+            return DiagonalGaussian(torch.full((2,), 5.0), torch.zeros(2))
+
+    vae, x = small_vae()
+    plain = evaluate(vae, x, "grey")
+    vae.prior_part = Shifted()
+    result = evaluate(vae, x, "grey")
+    close(sum(result.kl_per_dimension), result.kl, rtol=1e-4, atol=1e-4)
+    assert result.kl > plain.kl + 1
+    expected = vae.decode(torch.full((400, 2), 5.0)).mean.mean()
+    assert abs(vae.sample(400, seed=0).mean() - expected) < 0.2

@@ -24,9 +24,9 @@ class LinearGaussian:
         bias: Float[Tensor, "data"],  # m
         noise_variance: Float[Tensor, ""] | float,  # s squared, positive
     ):
-        check_number("noise_variance", float(noise_variance), above=True)
         self.weight, self.bias = weight, bias
         self.noise_variance = torch.as_tensor(noise_variance, dtype=weight.dtype)
+        check_number("noise_variance", self.noise_variance.item(), above=True)
         eye = torch.eye(weight.shape[1], dtype=weight.dtype)
         self.prior = MultivariateNormal(eye.new_zeros(len(eye)), eye)
 

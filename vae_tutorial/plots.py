@@ -6,7 +6,7 @@
 __all__ = ['DIGIT_COLORS', 'TERM_COLORS', 'use_style', 'show_images', 'show_reconstructions', 'plot_losses', 'plot_latent_map',
            'latent_grid', 'show_manifold']
 
-# %% ../nbs/inside/77_plots.ipynb #cell-03
+# %% ../nbs/inside/77_plots.ipynb #imports
 import os
 import math
 from collections.abc import Callable

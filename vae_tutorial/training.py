@@ -131,9 +131,9 @@ def fit(
 ) -> list[dict]:  # One record per report: epoch, step, split and mean terms, in nats
     "Maximize an objective by Adam (Kingma & Welling 2014, Algorithm 1)."
     data, held_out = at_the_door(model, images, labels, validation, pixels, seed)
+    settings = settings_of(locals())
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     prepare = binarize if pixels == "binary" else lambda x: x
-    settings = settings_of(locals())
     history = History(len(images), batch_size, epochs, log_every, log, callback)
     with seeded(seed, next(model.parameters())), closing(checkpoint, model), unchecked():
         if checkpoint:
