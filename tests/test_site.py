@@ -279,7 +279,9 @@ def test_reading_order_is_the_route(browser, address):
 
 CODE = "main pre:not(.cell-output pre)"
 LOOK = """code => {
-  const seen = node => node.getClientRects().length > 0;
+  // what a closed fold holds still has rectangles
+  const seen = node =>
+    node.getClientRects().length > 0 && !node.closest('details:not([open])');
   const box = node => node.getBoundingClientRect();
   const blocks = [...document.querySelectorAll(code)].filter(seen);
   const onScreen = node => seen(node) && box(node).top < innerHeight - 50;
