@@ -251,7 +251,7 @@ def shrink_png(data):
     elif ImageStat.Stat(picture.convert("RGB").convert("HSV")).extrema[1][1] == 0:
         picture = picture.convert("L").point(lambda shade: round(shade / 17) * 17)
     else:
-        # by coverage: a median cut gives rare colours, as a legend's, to their neighbours
+        # by coverage: a median cut merges rare colours, as a legend's, with others
         picture = picture.convert("RGB").quantize(
             128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
         )
