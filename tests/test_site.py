@@ -34,14 +34,12 @@ LIVE = "inside/live_figures.html"
 LESSONS = ("start/", "concepts/", "build/", "limits/", "beyond/")
 # Pages that do not yet put the lesson first, and why. A page that does must leave.
 PENDING = dict.fromkeys(
-    """index.html concepts/latent_variables.html concepts/distributions.html
-    concepts/elbo.html concepts/reparameterization.html build/data.html
-    build/networks.html build/vae.html build/training.html build/evaluation.html
-    build/latent_space.html limits/downstream.html limits/limits.html
-    limits/diagnosis.html beyond/posterior_gap.html beyond/likelihoods.html
-    practice/command_line.html practice/your_own_images.html
-    practice/speed_and_scale.html practice/results.html practice/questions.html
-    inside/exercises.html inside/live_figures.html""".split(),
+    """index.html build/vae.html build/training.html build/evaluation.html
+    limits/downstream.html limits/limits.html limits/diagnosis.html
+    beyond/posterior_gap.html beyond/likelihoods.html practice/command_line.html
+    practice/your_own_images.html practice/speed_and_scale.html
+    practice/questions.html inside/exercises.html inside/live_figures.html
+    build/log_likelihood.html concepts/linear_gaussian.html""".split(),
     "waits for its rewriting",
 )
 
@@ -279,7 +277,9 @@ def test_reading_order_is_the_route(browser, address):
 
 CODE = "main pre:not(.cell-output pre)"
 LOOK = """code => {
-  const seen = node => node.getClientRects().length > 0;
+  // what a closed fold holds still has rectangles
+  const seen = node =>
+    node.getClientRects().length > 0 && !node.closest('details:not([open])');
   const box = node => node.getBoundingClientRect();
   const blocks = [...document.querySelectorAll(code)].filter(seen);
   const onScreen = node => seen(node) && box(node).top < innerHeight - 50;

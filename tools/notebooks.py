@@ -251,7 +251,10 @@ def shrink_png(data):
     elif ImageStat.Stat(picture.convert("RGB").convert("HSV")).extrema[1][1] == 0:
         picture = picture.convert("L").point(lambda shade: round(shade / 17) * 17)
     else:
-        picture = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        # by coverage: a median cut merges rare colours, as a legend's, with others
+        picture = picture.convert("RGB").quantize(
+            128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
     picture.save(small, "png", optimize=True)
     return base64.b64encode(small.getvalue()).decode()
 
