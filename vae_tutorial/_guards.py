@@ -177,8 +177,7 @@ def check_path(
     "Raise `TypeError` or `ValueError` unless it is a path."
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
-            f"{name} is a {type(path).__name__}: "
-            "pass a path as text or as pathlib.Path"
+            f"{name} is a {type(path).__name__}: pass a path as text or as pathlib.Path"
         )
     if "\0" in str(path):
         raise ValueError(f"{name} is {str(path)!r}: no path holds a null character")

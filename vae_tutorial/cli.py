@@ -31,10 +31,11 @@ from .objectives import beta_elbo, elbo
 from .own_images import load_own_images
 from .plots import plot_latent_map, plot_losses, show_images
 from .plots import show_manifold, show_reconstructions, use_style
+from .recipes import RECIPES
 from .processes import SharedCheckpoint, agree, join_processes, own_rows
 from .processes import rank_and_world, shared_step
 from .training import fit
-from .vae import RECIPES, VAE
+from .vae import VAE
 
 # %% ../nbs/inside/79_commands.ipynb #app
 app = typer.Typer(
@@ -452,7 +453,9 @@ def train(
     device = _device(device)
     rank = join_processes(device)
     asked = {n for n in config if context.get_parameter_source(n).name == "COMMANDLINE"}
-    resuming, config = agree(rank == 0 and _opened(out, config, asked, resume, overwrite))
+    resuming, config = agree(
+        rank == 0 and _opened(out, config, asked, resume, overwrite)
+    )
     _check_settings(config)
     splits = _load(config, data_dir)
     vae = _made(config, splits, device)
@@ -469,7 +472,9 @@ def train(
 def _asked_for(given):
     "The settings that the options ask for, in their own types."
     is_own = given["data"] not in _NAMES
-    pixels = given["pixels"].value if given["pixels"] else "grey" if is_own else "binary"
+    pixels = (
+        given["pixels"].value if given["pixels"] else "grey" if is_own else "binary"
+    )
     return {
         **{name: given[name] for name in _SETTINGS},
         "data": str(Path(given["data"]).resolve()) if is_own else given["data"],

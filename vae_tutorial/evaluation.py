@@ -67,6 +67,8 @@ def active_units(
     return means.var(0, correction=0) > threshold
 
 # %% ../nbs/build/14_evaluation.ipynb #helpers
+#| code-fold: true
+#| code-summary: "Helpers: the KL by dimension, where it comes from"
 def _gaussian_parts(d: Distribution):
     "Mean and log variance of a Gaussian with independent dimensions, or None."
     if isinstance(d, DiagonalGaussian):
@@ -100,6 +102,8 @@ def _has_closed_form(q, p):
     return True
 
 # %% ../nbs/build/14_evaluation.ipynb #helpers-2
+#| code-fold: true
+#| code-summary: "Helpers: the KL by dimension, where it comes from"
 def _count_active(posteriors):
     "How many units are active, or None where posteriors have no known mean."
     try:
