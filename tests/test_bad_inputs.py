@@ -164,8 +164,8 @@ HISTORY = [
         "kl": 0.0,
     }
 ]
-MODEL = vae.VAE((1, 4, 4), hidden=(3,))
-CONVOLUTIONAL = vae.VAE((1, 4, 4), hidden=(3,), network="conv")
+MODEL = vae.mlp_vae((1, 4, 4), hidden=(3,))
+CONVOLUTIONAL = vae.mlp_vae((1, 4, 4), hidden=(3,), network="conv")
 LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
 NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
 

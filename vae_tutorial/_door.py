@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from ._guards import check_images, check_number
+from ._guards import check_images
 from .data import binarize
 
 # %% ../nbs/inside/76_the_door.ipynb #door-2
@@ -46,7 +46,6 @@ def _check_part(images, image_shape):
 # %% ../nbs/inside/76_the_door.ipynb #door-3
 def settings_of(given):
     "What must agree for a run to be resumed, from the arguments of `fit`."
-    check_number("learning_rate", given["learning_rate"], above=True)
     images, objective = given["images"], given["objective"]
     in_memory = isinstance(images, Tensor)
     names = ("batch_size", "learning_rate", "pixels", "seed", "log_every")
