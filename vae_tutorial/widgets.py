@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from .data import binarize
 from .distributions import kl_divergence
-from .networks import check_images
+from ._guards import check_images
 from vae_tutorial.plots import (
     DIGIT_COLORS,
     TERM_COLORS,
@@ -30,7 +30,7 @@ from vae_tutorial.plots import (
     show_reconstructions,
 )
 from .training import fit
-from .vae import VAE
+from .vae import VAE, mlp_vae
 
 # %% ../nbs/inside/86_live_figures.ipynb #cell-06
 def _asset(name):
@@ -51,14 +51,14 @@ def _model_bytes(vae):
     if not isinstance(vae, VAE) or vae.latent_dim != 2 or vae.image_shape[0] != 1:
         raise ValueError(
             "this figure shows a VAE with latent_dim=2 and image_shape (1, height, width); "
-            f"this is {vae.config if isinstance(vae, VAE) else type(vae).__name__}"
+            f"this is {vae.recipe if isinstance(vae, VAE) else type(vae).__name__}"
         )
     return to_bytes(
         {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in vae.state_dict().items()
         },
-        {"vae": json.dumps(vae.config)},
+        {"vae": json.dumps(vae.recipe)},
     )
 
 
@@ -266,7 +266,7 @@ class TrainingPanel(_Picture):
             return
         torch.manual_seed(0)
         self.vae, self.history = (
-            VAE(tuple(self.images.shape[1:]), self.latent_dim.value),
+            mlp_vae(tuple(self.images.shape[1:]), self.latent_dim.value),
             [],
         )
         self._go.set()
@@ -296,8 +296,8 @@ class TrainingPanel(_Picture):
                 self.vae,
                 self.images,
                 self.validation,
-                self.epochs.value,
-                beta=self.beta.value,
+                epochs=self.epochs.value,
+                objective=beta_elbo(self.beta.value),
                 log_every=self.log_every,
                 log=None,
                 callback=self._report,

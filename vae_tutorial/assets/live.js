@@ -36,10 +36,11 @@ function linear({weight, bias}, x) {                 // weight is (outputs, inpu
   return y;
 }
 
-function layersOf(tensors, network) {
-  const numbers = Object.keys(tensors).map(name => name.match(`^${network}\\.layers\\.(\\d+)\\.weight$`)?.[1]).filter(n => n !== undefined);
-  return numbers.map(Number).sort((a, b) => a - b).map(n => ({
-    weight: tensors[`${network}.layers.${n}.weight`].values, bias: tensors[`${network}.layers.${n}.bias`].values}));
+function layersOf(tensors, network) {                // in the order of their numbers; older files say "layers" for "network"
+  const name = new RegExp(`^${network}\\.(?:network|layers)\\.(\\d+)\\.weight$`);
+  const found = Object.keys(tensors).map(key => key.match(name)).filter(match => match);
+  return found.sort((a, b) => a[1] - b[1]).map(([key]) => ({
+    weight: tensors[key].values, bias: tensors[key.replace(/weight$/, 'bias')].values}));
 }
 
 const sigmoid = logits => Float32Array.from(logits, l => 1 / (1 + Math.exp(-l)));
