@@ -1,4 +1,5 @@
-"The live figures and the training panel in a real JupyterLab, driven by a real browser."
+"""The pages' form, the live figures and the training panel in a real JupyterLab, driven
+by a real browser."""
 
 import json
 import os
@@ -9,17 +10,45 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import notebooks
 import pytest
 from jupyter_client import BlockingKernelClient
 from playwright.sync_api import TimeoutError
 
 
+PAGE = [
+    ("imports", "import matplotlib.pyplot as plt\nimport torch"),
+    ("imports", "from vae_tutorial.plots import use_style"),
+    ("imports", "use_style()\ntorch.manual_seed(0);"),
+    ("lesson", "two = 1 + 1\ntwo"),
+    ("check", "assert two == 2\nprint('Checked: one and one are', two)"),
+    ("picture", '#| fig-alt: "A line."\nplt.plot([1, 2]);'),
+    ("solution", '#| code-fold: true\n#| code-summary: "Solution 1"\nprint(42)'),
+]
+
+
+def write_page(path):
+    "A page with a cell of every kind, as tools/notebooks.py stores it."
+    cells = [
+        nbformat.v4.new_code_cell(source, id=f"c{n}")
+        for n, (_, source) in enumerate(PAGE)
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    notebook = notebooks.run(path)
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    notebooks.tidy_outputs(notebook)
+    notebooks.hide_sources(notebook)
+    nbformat.write(notebook, path)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "A running JupyterLab over a copy of the notebooks; its address, and the folder where it keeps the kernels' connection files."
+    """A running JupyterLab over a copy of the notebooks; its address, and the folder
+    where it keeps the kernels' connection files."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(notebooks.NBS, folder / "nbs")
+    write_page(folder / "nbs" / "page.ipynb")
     environment = os.environ | {
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -59,30 +88,41 @@ def lab(tmp_path_factory):
 
 
 def ours(error):
-    "Whether an error on the page has passed through a widget's module (a blob) or any other script that JupyterLab and its extensions do not ship."
+    """Whether an error on the page has passed through a widget's module (a blob) or any
+    other script that JupyterLab and its extensions do not ship."""
     return "blob:" in (error.stack or "") or not any(
         place in (error.stack or "") for place in ("/static/lab/", "/lab/extensions/")
     )
 
 
 def answer_dialog(dialog):
-    "JupyterLab on a slow machine may ask something first (which kernel, say): press its last button, the default, and leave its text in the test's output."
+    """JupyterLab on a slow machine may ask something first (which kernel, say): press
+    its last button, the default, and leave its text in the test's output."""
     print("JupyterLab asked:", dialog.first.inner_text())
     dialog.first.locator(".jp-Dialog-footer button").last.click()
 
 
-# JupyterLab calls a notebook idle before it has asked for a kernel; cells that are run then make it ask which one
-READY = "document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]') && /Python/.test(document.querySelector('.jp-Toolbar-kernelName')?.innerText)"
+# JupyterLab calls a notebook idle before it has asked for a kernel; cells that are run
+# then make it ask which one
+READY = """document.querySelector(
+  '.jp-Notebook-ExecutionIndicator[data-status=idle]'
+) && /Python/.test(document.querySelector('.jp-Toolbar-kernelName')?.innerText)"""
+FAULTS = (
+    "[data-mime-type='application/vnd.jupyter.error'], "
+    "[data-mime-type='application/vnd.jupyter.stderr']"
+)
 
 
 def run_all(page, address, token, notebook):
-    "Open a notebook, run every cell from the menu, wait until the last has run; return a list that gathers the page's errors. A menu that opens while JupyterLab still starts may swallow the click: load again."
+    """Open a notebook, run every cell from the menu, wait until the last has run;
+    return a list that gathers the page's errors. A menu that opens while JupyterLab
+    still starts may swallow the click: load again."""
     problems = []
     page.on("pageerror", lambda error: ours(error) and problems.append(error.stack))
     page.add_locator_handler(page.locator("dialog.jp-Dialog"), answer_dialog)
     for attempt in range(4):
         page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
-        problems.clear()  # what went wrong on a page that was given up says nothing about this one
+        problems.clear()  # a page that was given up says nothing about this one
         try:
             page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
             page.wait_for_function(READY, timeout=60_000)
@@ -128,7 +168,8 @@ def ask(runtime, code):
 
 
 def scroll_to(page, selector):
-    "JupyterLab draws only the cells near the window: walk down the notebook until the selector is there."
+    """JupyterLab draws only the cells near the window: walk down the notebook until the
+    selector is there."""
     scroller = page.locator(".jp-WindowedPanel-outer").first
     for position in range(0, 60_000, 400):
         if page.locator(selector).count():
@@ -141,6 +182,40 @@ def scroll_to(page, selector):
     return target
 
 
+def says(pattern):
+    "JavaScript: whether a widget shows a text like this."
+    return f"""[...document.querySelectorAll('.jupyter-widgets')]
+        .some(node => /{pattern}/.test(node.innerText))"""
+
+
+CELLS = """() => {
+  const seen = node => !!node && node.getClientRects().length > 0;
+  return [...document.querySelectorAll('.jp-CodeCell')].map(cell => ({
+    source: seen(cell.querySelector('.jp-InputArea-editor')),
+    output: [...cell.querySelectorAll('.jp-OutputArea-output')].filter(seen)
+      .map(node => node.innerText.trim()).join(),
+    picture: cell.querySelector('img[src^="data:image/png"]')?.clientWidth,
+  })); }"""
+
+
+def test_first_opening_shows_the_lesson(browser, lab):
+    "Before anything is run: lessons open, the rest hidden, verdicts and figures seen."
+    address, token, _ = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(f"{address}/lab/tree/page.ipynb?token={token}&reset")
+    page.wait_for_selector(".jp-CodeCell img", timeout=60_000)
+    page.wait_for_timeout(1000)
+    cells = page.evaluate(CELLS)
+    kinds = [kind for kind, _ in PAGE]
+    assert [cell["source"] for cell in cells] == [kind == "lesson" for kind in kinds]
+    shown = dict(zip(kinds, cells))
+    assert shown["lesson"]["output"] == "2"
+    assert shown["check"]["output"] == "Checked: one and one are 2"
+    assert shown["solution"]["output"] == ""
+    assert shown["picture"]["picture"] > 400
+    page.close()
+
+
 def test_figures_and_panel_in_jupyterlab(browser, lab):
     address, token, runtime = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
@@ -149,12 +224,7 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
         for path in sorted((notebooks.ROOT / "vae_tutorial" / "assets").iterdir())
     }
     problems = run_all(page, address, token, "inside/86_live_figures.ipynb")
-    assert (
-        page.locator(
-            "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
-        ).count()
-        == 0
-    )
+    assert page.locator(FAULTS).count() == 0
 
     plane = scroll_to(
         page, ".live canvas[role=application]"
@@ -180,7 +250,7 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
     ask(runtime, "setattr(panel.epochs, 'value', 20)")
     start.click()
     page.wait_for_function(
-        "[...document.querySelectorAll('.jupyter-widgets')].some(node => /epoch \\d+, step \\d+: ELBO/.test(node.innerText))",
+        says(r"epoch \d+, step \d+: ELBO"),
         timeout=60_000,
     )
     began = time.monotonic()
@@ -193,7 +263,7 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
     assert later[0] > first[0] and later[1] > 10_000
     page.click("button:has-text('Stop')")
     page.wait_for_function(
-        "[...document.querySelectorAll('.jupyter-widgets')].some(node => /stopped at epoch/.test(node.innerText))",
+        says("stopped at epoch"),
         timeout=60_000,
     )
     ask(runtime, "panel.wait()")
@@ -214,12 +284,7 @@ def test_sliders_redraw_in_jupyterlab(browser, lab):
     address, token, runtime = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     problems = run_all(page, address, token, "concepts/04_reparameterization.ipynb")
-    assert (
-        page.locator(
-            "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
-        ).count()
-        == 0
-    )
+    assert page.locator(FAULTS).count() == 0
     assert page.locator("mjx-container").count() > 0  # formulas are typeset
     handle = scroll_to(page, ".jupyter-widgets .noUi-handle")
     image = page.locator(".jupyter-widgets img.widget-image").first
@@ -228,7 +293,8 @@ def test_sliders_redraw_in_jupyterlab(browser, lab):
     for _ in range(8):
         handle.press("ArrowRight")
     page.wait_for_function(
-        "before => document.querySelector('.jupyter-widgets img.widget-image').src !== before",
+        "before => before !== "
+        "document.querySelector('.jupyter-widgets img.widget-image').src",
         arg=before,
     )
     assert problems == []

@@ -1,10 +1,13 @@
-"""The docs site in a real browser, over http and from file://: complete, self-contained, legible, and alive.
+"""The docs site in a real browser, over http and from file://: complete,
+self-contained, legible, the lesson first, and alive.
 
-Another session of the same machine may be busy, so times are given room; the bars themselves are printed by bench/site.py."""
+Another session of the same machine may be busy, so times are given room; the bars
+themselves are printed by bench/site.py."""
 
 import gzip
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +17,8 @@ import pytest
 
 pytest.importorskip("smalldocs", reason="the docs builder needs Python 3.11")
 import docs
+import nbformat
+import notebooks
 import torch
 from filelock import FileLock
 
@@ -22,16 +27,23 @@ from vae_tutorial.evaluation import log_likelihood
 from vae_tutorial.vae import VAE
 
 ROOT = docs.ROOT
-PAGES = [
-    "index.html",
-    *sorted(
-        f"{path.parent.name}/{docs.page_of(path.relative_to(ROOT / 'nbs')).stem}.html"
-        for path in (ROOT / "nbs").glob("*/*.ipynb")
-        if not path.parent.name.startswith(".")
-    ),
-    "reference.html",
-]
-LIVE = "practice/live_figures.html"
+ROUTE = [path.relative_to(notebooks.NBS) for _, path in notebooks.route()]
+PAGES = [docs.page_of(path).with_suffix(".html").as_posix() for path in ROUTE]
+NOTEBOOK_OF = dict(zip(PAGES, ROUTE))
+LIVE = "inside/live_figures.html"
+LESSONS = ("start/", "concepts/", "build/", "limits/", "beyond/")
+# Pages that do not yet put the lesson first, and why. A page that does must leave.
+PENDING = dict.fromkeys(
+    """index.html concepts/latent_variables.html concepts/distributions.html
+    concepts/elbo.html concepts/reparameterization.html build/data.html
+    build/networks.html build/vae.html build/training.html build/evaluation.html
+    build/latent_space.html limits/downstream.html limits/limits.html
+    limits/diagnosis.html beyond/posterior_gap.html beyond/likelihoods.html
+    practice/command_line.html practice/your_own_images.html
+    practice/speed_and_scale.html practice/results.html practice/questions.html
+    inside/exercises.html inside/live_figures.html""".split(),
+    "waits for its rewriting",
+)
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):
@@ -130,37 +142,52 @@ class _Visit:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("scheme", ["http", "file"])
 def test_page_is_complete(page, scheme, browser, site, address):
-    "Formulas rendered, nothing from elsewhere, no error, nothing wider than a phone; light enough."
+    "Formulas rendered, nothing from elsewhere, no error, no wider than a phone; light."
     url = address + page if scheme == "http" else (site / page).as_uri()
     with _Visit(browser, url, viewport={"width": 375, "height": 800}) as visit:
         visit.page.wait_for_function(
-            "document.querySelectorAll('.math').length === document.querySelectorAll('.math .katex').length"
+            "document.querySelectorAll('.math:not(:has(.katex))').length === 0"
         )
         assert visit.page.locator(".katex-error").count() == 0
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
         live = visit.page.locator(".live-figure").count()
         visit.page.wait_for_function(
-            "count => document.querySelectorAll('.live-figure[data-drawn]').length === count",
+            "n => document.querySelectorAll('.live-figure[data-drawn]').length === n",
             arg=live,
         )
         if scheme == "http":
             sizes = visit.page.evaluate(
-                "performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation')).map(entry => entry.encodedBodySize)"
+                """['resource', 'navigation']
+                .flatMap(type => performance.getEntriesByType(type))
+                .map(entry => entry.encodedBodySize)"""
             )
             assert 50_000 < sum(sizes) < 1_500_000
         assert visit.problems == []
 
 
 LEGIBLE = """() => {
-  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const channel = value =>
+    (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
   const parse = color => color.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const background = node => { for (; node; node = node.parentElement) { const c = parse(getComputedStyle(node).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
+  const luminance = ([r, g, b]) =>
+    0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const background = node => {
+    for (; node; node = node.parentElement) {
+      const color = parse(getComputedStyle(node).backgroundColor);
+      if (color.length < 4 || color[3] > 0.5) return color;
+    }
+    return [255, 255, 255];
+  };
   const poor = [];
-  for (const node of document.querySelectorAll('main p, main li, main h2, main td, main pre, main pre span, main summary, .katex, .live td, .live figcaption, .sidebar-item-text, #TOC a')) {
+  for (const node of document.querySelectorAll(`main p, main li, main h2, main td,
+      main pre, main pre span, main summary, main figcaption, .katex, .live td,
+      .sidebar-item-text, #TOC a, .show-all-code label`)) {
     if (!node.textContent.trim() || !node.getClientRects().length) continue;
-    const [a, b] = [luminance(parse(getComputedStyle(node).color)), luminance(background(node))].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) poor.push(`${node.tagName}.${node.className} ${ratio.toFixed(2)} ${node.textContent.trim().slice(0, 30)}`);
+    const [a, b] = [parse(getComputedStyle(node).color), background(node)]
+      .map(luminance).sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05), text = node.textContent.trim();
+    if (ratio < 4.5)
+      poor.push(`${node.tagName} ${ratio.toFixed(2)} ${text.slice(0, 30)}`);
   }
   return poor; }"""
 
@@ -180,11 +207,12 @@ def test_text_is_legible(page, scheme, browser, address):
     with _Visit(
         browser,
         address + page,
-        viewport={"width": 1200, "height": 900},
+        viewport={"width": 1300, "height": 900},
         color_scheme=scheme,
     ) as visit:
         darkness = visit.page.evaluate(
-            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+            """getComputedStyle(document.body).backgroundColor.match(/\\d+/g)
+            .slice(0, 3).reduce((a, b) => a + +b, 0)"""
         )
         assert (darkness < 200) == (scheme == "dark")
         assert visit.page.evaluate(LEGIBLE) == []
@@ -195,7 +223,7 @@ def test_links_anchors_and_files(site):
 
 
 def test_site_has_what_readers_expect(browser, site, address):
-    "Search, theme switch, copy buttons, previous and next, source and notebook links, llms.txt."
+    "Search, theme switch, copy buttons, arrows, links to the notebook, llms.txt."
     with _Visit(
         browser,
         address + "build/training.html",
@@ -233,8 +261,8 @@ def test_site_has_what_readers_expect(browser, site, address):
     assert "elbo.llms.md" in (site / "llms.txt").read_text()
 
 
-def test_reading_order_is_the_courses(browser, address):
-    "Following `next` from the first page visits every page once, in the order of the notebooks' numbers within each part."
+def test_reading_order_is_the_route(browser, address):
+    "Following `next` from the first page visits every page once, in the route's order."
     with _Visit(
         browser, address + "index.html", viewport={"width": 1300, "height": 900}
     ) as visit:
@@ -244,18 +272,142 @@ def test_reading_order_is_the_courses(browser, address):
             visit.page.wait_for_load_state()
             seen.append(visit.page.url.removeprefix(address))
             assert len(seen) <= len(PAGES)
-    assert sorted(seen) == sorted(PAGES)
-    numbers = [
-        path.name
-        for page in seen[1:-1]
-        for path in (ROOT / "nbs" / page.split("/")[0]).glob(
-            f"[0-9][0-9]_{page.split('/')[1].removesuffix('.html')}.ipynb"
-        )
-    ]
-    parts = [page.split("/")[0] for page in seen[1:-1]]
-    assert len(numbers) == len(parts) and all(
-        a < b for a, b, p, q in zip(numbers, numbers[1:], parts, parts[1:]) if p == q
+    assert seen == PAGES
+
+
+# ---- the lesson first
+
+CODE = "main pre:not(.cell-output pre)"
+LOOK = """code => {
+  const seen = node => node.getClientRects().length > 0;
+  const box = node => node.getBoundingClientRect();
+  const blocks = [...document.querySelectorAll(code)].filter(seen);
+  const onScreen = node => seen(node) && box(node).top < innerHeight - 50;
+  const first = selector => [...document.querySelectorAll(selector)].filter(onScreen);
+  const height = nodes => nodes.reduce((sum, node) => sum + box(node).height, 0);
+  return {
+    share: height(blocks) / box(document.querySelector('main')).height,
+    sentences: first('main section p, main > p, main .cell ~ p').length,
+    shown: first('main .katex-display, main img, main canvas, main .live-figure')
+      .length,
+    plumbing: blocks.filter(onScreen).map(node => node.innerText)
+      .filter(text => /^(import|from) |^ *assert|\\b(os|json|tempfile)\\./m.test(text)),
+  }; }"""
+CUT_OFF = """code => {
+  document.querySelectorAll('details').forEach(fold => { fold.open = true; });
+  return [...document.querySelectorAll(code)]
+    .filter(node => node.scrollWidth > node.clientWidth + 1)
+    .map(node => node.innerText.split('\\n').sort((a, b) => b.length - a.length)[0]);
+}"""
+
+
+def faults(visit, page):
+    "What of a page hides the lesson."
+    visit.page.set_viewport_size({"width": 1366, "height": 900})
+    visit.page.wait_for_function(
+        "document.querySelectorAll('.math:not(:has(.katex))').length === 0"
     )
+    look = visit.page.evaluate(LOOK, CODE)
+    if look["share"] > 0.4:
+        yield f"{look['share']:.0%} of the height is open code"
+    if page.startswith(LESSONS):
+        if not look["sentences"]:
+            yield "no sentence on the first screen"
+        if not look["shown"]:
+            yield "neither picture nor formula on the first screen"
+        if look["plumbing"]:
+            yield f"plumbing on the first screen: {look['plumbing'][0][:80]}"
+    for width in (1366, 1100):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        for line in visit.page.evaluate(CUT_OFF, CODE):
+            yield f"code cut off at {width} px, {len(line)} columns: {line[:60]}"
+
+
+def looked_at():
+    for page in PAGES:
+        reason = PENDING.get(page)
+        marks = pytest.mark.xfail(reason=reason, strict=True) if reason else ()
+        yield pytest.param(page, marks=marks)
+
+
+@pytest.mark.parametrize("page", list(looked_at()))
+def test_the_lesson_comes_first(page, browser, address):
+    with _Visit(browser, address + page) as visit:
+        found = list(faults(visit, page))
+    assert not found, "\n".join(["", *found])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_folds_say_what_they_hold(page, browser, address):
+    "Each check is closed under its line, which stands nowhere else; figures are open."
+    notebook = nbformat.read(notebooks.NBS / NOTEBOOK_OF[page], as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    lines = [
+        re.sub(r"\W+", " ", cell.outputs[0].text).strip()
+        for cell in cells
+        if notebooks.kind(cell) == "check"
+    ]
+    captions = [caption for cell in cells if (caption := docs.option(cell, "fig-cap"))]
+    with _Visit(browser, address + page) as visit:
+        checks = visit.page.locator("main details.check:not([open])")
+        shown = [
+            re.sub(r"\W+", " ", text).strip()
+            for text in checks.locator("summary").all_inner_texts()
+        ]
+        assert shown == lines
+        assert visit.page.locator("main .cell-output:has-text('Checked:')").count() == 0
+        figures = visit.page.locator("main .cell-output figure.figure:has(figcaption)")
+        numbers = figures.locator("figcaption strong").all_inner_texts()
+        assert numbers == [f"Figure {n}." for n in range(1, len(captions) + 1)]
+        assert figures.locator("img").count() == len(captions)
+        assert visit.page.locator("main details[open]").count() == 0
+
+
+def test_switch_shows_all_code_and_is_remembered(browser, address):
+    opened = "details.code-fold:not(.solution)[open]"
+    with _Visit(
+        browser,
+        address + "concepts/elbo.html",
+        viewport={"width": 1366, "height": 900},
+    ) as visit:
+        page = visit.page
+        folds = page.locator("details.code-fold:not(.solution)").count()
+        assert folds > 2 and page.locator(opened).count() == 0
+        page.get_by_label("Show all code").check()
+        assert page.locator(opened).count() == folds
+        page.goto(address + "concepts/reparameterization.html")
+        page.wait_for_selector(opened)
+        assert page.get_by_label("Show all code").is_checked()
+        assert page.locator("details.solution").count() == 3
+        assert page.locator("details.solution[open]").count() == 0
+        page.get_by_label("Show all code").uncheck()
+        page.reload()
+        page.wait_for_selector(".show-all-code")
+        assert page.locator(opened).count() == 0
+        assert visit.problems == []
+
+
+def test_figures_are_as_wide_as_the_column(browser, address):
+    "A landscape figure of five inches or more fills the column, and none leaves it."
+    with _Visit(
+        browser,
+        address + "concepts/reparameterization.html",
+        viewport={"width": 1366, "height": 900},
+    ) as visit:
+        wide = "document.querySelector('main').clientWidth"
+        column = visit.page.evaluate(wide)
+        widths = visit.page.evaluate(
+            "[...document.querySelectorAll('.cell-output figure.figure img')]"
+            ".map(image => image.clientWidth)"
+        )
+    assert widths and all(0.95 * column <= width <= column for width in widths)
+
+
+def test_no_signature_stands_twice(site):
+    "Above an exported definition that is shown there is an anchor, and no box."
+    page = (site / "build" / "networks.html").read_text()
+    assert page.count('def</span> <span class="fu">mlp') == 1
+    assert page.count('id="mlp"') == 1
 
 
 def test_every_exported_name_is_in_the_reference(site):
@@ -302,7 +454,9 @@ def figure(visit, name):
 
 def ink(locator):
     return locator.evaluate(
-        "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 == 0)"
+        """canvas => [...canvas.getContext('2d')
+        .getImageData(0, 0, canvas.width, canvas.height).data]
+        .filter((_, i) => i % 4 == 0)"""
     )
 
 
@@ -322,9 +476,13 @@ def test_encoder_and_decoder_equal_pytorchs(live, truth):
     z = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     answer = live.page.evaluate(
         """([images, z]) => {
-        const {loadVAE} = liveFigures.latent_explorer, model = document.querySelector('.live-figure').model.get('model'), vae = loadVAE(model);
-        return {codes: images.map(x => { const {mean, logVariance} = vae.encode(Float32Array.from(x)); return [...mean, ...logVariance]; }),
-                logits: z.map(z => [...vae.decode(z)])}; }""",
+        const {loadVAE} = liveFigures.latent_explorer;
+        const vae = loadVAE(document.querySelector('.live-figure').model.get('model'));
+        const codes = images.map(x => {
+          const {mean, logVariance} = vae.encode(Float32Array.from(x));
+          return [...mean, ...logVariance];
+        });
+        return {codes, logits: z.map(z => [...vae.decode(z)])}; }""",
         [images.flatten(1).tolist(), z.tolist()],
     )
     torch.testing.assert_close(
@@ -349,8 +507,14 @@ def test_elbo_and_exact_likelihood_equal_pythons(live, truth):
     terms = vae.elbo(images, num_samples=4000)
     answer = live.page.evaluate(
         """async images => {
-        const {loadVAE, elbo, posteriorSolver} = liveFigures.draw_digit, vae = loadVAE(document.querySelector('.live-figure').model.get('model')), solve = posteriorSolver(vae), rows = [];
-        for (const x of images) { const {reconstruction, kl} = elbo(vae, x), {logMarginal} = await solve(x, () => true); rows.push([reconstruction, kl, logMarginal]); }
+        const {loadVAE, elbo, posteriorSolver} = liveFigures.draw_digit;
+        const vae = loadVAE(document.querySelector('.live-figure').model.get('model'));
+        const solve = posteriorSolver(vae), rows = [];
+        for (const x of images) {
+          const {reconstruction, kl} = elbo(vae, x);
+          const {logMarginal} = await solve(x, () => true);
+          rows.push([reconstruction, kl, logMarginal]);
+        }
         return rows; }""",
         images.flatten(1).tolist(),
     )
@@ -408,6 +572,12 @@ def test_explorer_follows_a_finger(browser, address):
         assert explorer.evaluate("el => el.model.get('z')")[0] > 1
 
 
+READOUTS = (
+    "document.querySelector('.live-figure[data-figure=draw_digit]')"
+    ".model.get('readouts')"
+)
+
+
 def test_digit_pad_draws_scores_and_undoes(live):
     pad = figure(live, "draw_digit")
     pad.scroll_into_view_if_needed()
@@ -427,9 +597,7 @@ def test_digit_pad_draws_scores_and_undoes(live):
         live.page.mouse.up()
 
     stroke([(0.55, 0.15), (0.45, 0.85)])  # a one
-    live.page.wait_for_function(
-        "document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood !== undefined"
-    )
+    live.page.wait_for_function(f"{READOUTS}.log_likelihood !== undefined")
     one = pad.evaluate("el => el.model.get('readouts')")
     assert (
         one["log_likelihood"] > one["elbo"] > -120
@@ -446,12 +614,10 @@ def test_digit_pad_draws_scores_and_undoes(live):
     )
     assert max(abs(c - 13.5) for c in centre) < 0.7
     stroke([(0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1)])
-    live.page.wait_for_function(
-        "document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood < -150"
-    )  # no digit
+    live.page.wait_for_function(f"{READOUTS}.log_likelihood < -150")  # no digit
     pad.get_by_role("button", name="Undo").click()
     live.page.wait_for_function(
-        "value => Math.abs(document.querySelector('.live-figure[data-figure=draw_digit]').model.get('readouts').log_likelihood - value) < 1e-6",
+        f"value => Math.abs({READOUTS}.log_likelihood - value) < 1e-6",
         arg=one["log_likelihood"],
     )
 
@@ -467,7 +633,8 @@ def test_film_scrubs_and_plays(live):
     film.locator("input[type=range]").fill("0")
     film.get_by_role("button", name="Play").click()
     live.page.wait_for_function(
-        "document.querySelector('.live-figure[data-figure=training_film]').model.get('epoch') >= 2"
+        """document.querySelector('.live-figure[data-figure=training_film]')
+        .model.get('epoch') >= 2"""
     )
     film.get_by_role("button", name="Pause").click()
 

@@ -1,14 +1,20 @@
-"""Build the docs site in _docs from the notebooks: nbdev's processors, then smalldocs, on the ordinary nbs/_quarto.yml.
+"""Build the docs site in _docs from the notebooks: nbdev's processors, then smalldocs,
+on the ordinary nbs/_quarto.yml.
 
-Stored outputs are shown, nothing is run again but imports and `show_doc`. Any warning, dead link or external file is an error.
+Stored outputs are shown, nothing is run again but imports and `show_doc`. Lessons are
+open; imports, checks, pictures and solutions are folded (`kind` in tools/notebooks.py).
+Any warning, dead link or external file is an error.
 python tools/docs.py"""
 
+import ast
 import base64
+import io
 import json
 import re
 import shutil
 import sys
 import time
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,14 +22,17 @@ from urllib.parse import unquote, urlsplit
 import nbdev.doclinks
 import nbformat
 import yaml
+from PIL import Image
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+from notebooks import is_skipped, kind
 
 if sys.version_info < (3, 11):
     sys.exit(
-        "The docs builder needs Python 3.11 or newer: make clean, then make docs PYTHON=python3.12"
+        "The docs builder needs Python 3.11 or newer: "
+        "make clean, then make docs PYTHON=python3.12"
     )
 from smalldocs.site import build
 
@@ -35,36 +44,135 @@ KATEX_CDN = (
 
 
 def page_of(path):
-    "The page of a notebook: its path without the number (10_data.ipynb -> data.ipynb), as nbdev's links expect it."
+    """The page of a notebook: its path without the number (10_data.ipynb ->
+    data.ipynb), as nbdev's links expect it."""
     return Path(_nbpath2html(path)).with_suffix(".ipynb")
 
 
-def write_svg(cell, folder, stem):
-    "Keep each SVG output as a file of its own, shown by an <img> with the cell's alt text."
-    alt = re.search(r'^#\|\s*fig-alt:\s*"(.*)"\s*$', cell.source, re.M)
-    for number, output in enumerate(cell.get("outputs", [])):
-        if svg := output.get("data", {}).pop("image/svg+xml", None):
-            if not alt:
-                raise ValueError(f"{stem}, {cell.id}: a figure without #| fig-alt")
-            width, height = (
-                round(float(size) * 4 / 3)
-                for size in re.search(
-                    r'width="([\d.]+)pt" height="([\d.]+)pt"|$', svg
-                ).groups()
-                or (0, 0)
-            )
-            (folder / "figures").mkdir(exist_ok=True)
-            name = f"figures/{stem}-{cell.id}-{number}.svg"
-            (folder / name).write_text(svg, encoding="utf-8")
-            output.data = nbformat.from_dict(
-                {
-                    "text/html": f'<img class="img-fluid" loading="lazy" src="{name}" width="{width}" height="{height}" alt="{alt[1]}">'
-                }
-            )
+def option(cell, name):
+    "The value of a cell's `#| name: value`, or an empty text."
+    line = re.search(rf"^#\|\s*{name}:\s*(.+)$", cell.source, re.M)
+    return str(yaml.safe_load(line[1])) if line else ""
+
+
+def fold(cell, summary):
+    "Fold a cell's code under one line."
+    cell.source = re.sub(r"(?m)^#\|\s*code-(fold|summary):.*\n", "", cell.source)
+    plain = summary.translate(str.maketrans({'"': "”", "{": "(", "}": ")"}))
+    summary = json.dumps(plain, ensure_ascii=False)
+    cell.source = f"#| code-fold: true\n#| code-summary: {summary}\n{cell.source}"
+
+
+def picture_of(output):
+    "An output's picture: what it holds, the ending of its file, width and height."
+    data = output.get("data", {})
+    if svg := data.get("image/svg+xml"):
+        sizes = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups()
+        return svg.encode(), "svg", *(float(size) * 4 / 3 for size in sizes)
+    if png := data.get("image/png"):
+        png = base64.b64decode(png)
+        width, height = Image.open(io.BytesIO(png)).size
+        shown = output.metadata.get("image/png", {}).get("width", width)
+        return png, "png", shown, shown * height / width
+    return None
+
+
+COLUMN, TALLEST = 780, 520  # of a figure, in pixels
+
+
+def write_figures(cell, folder, stem, number):
+    """Keep each picture as a file of its own, shown as wide as the column with the
+    cell's alt text and its numbered caption. Returns the number of the next figure."""
+    for place, output in enumerate(cell.get("outputs", [])):
+        picture = picture_of(output)
+        if not picture:
+            continue
+        content, ending, width, height = picture
+        alt, caption = option(cell, "fig-alt"), option(cell, "fig-cap")
+        if not alt:
+            raise ValueError(f"{stem}, {cell.id}: a figure without #| fig-alt")
+        (folder / "figures").mkdir(exist_ok=True)
+        name = f"figures/{stem}-{cell.id}-{place}.{ending}"
+        (folder / name).write_bytes(content)
+        scale = min(COLUMN / width, TALLEST / height, 1.6)
+        image = (
+            f'<img class="img-fluid" loading="lazy" src="{name}" '
+            f'width="{scale * width:.0f}" height="{scale * height:.0f}" '
+            f'alt="{escape(alt)}">'
+        )
+        if caption:
+            caption = f"<figcaption>\n\n**Figure {number}.** {caption}\n\n</figcaption>"
+            number += 1
+        figure = f'<figure class="figure">\n{image}\n{caption}\n</figure>'
+        output.data = nbformat.from_dict({"text/markdown": figure})
+    return number
+
+
+def shown_names(notebook):
+    "The names whose definition a page shows (`#| exports`): their signature is there."
+    names = set()
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and re.search(r"^#\|\s*exports", cell.source, re.M):
+            names |= {getattr(node, "name", "") for node in ast.parse(cell.source).body}
+    return names
+
+
+def without_boxes(cells, original):
+    """Cells without nbdev's signature above a definition that is shown anyway; an
+    anchor is left there, so that links lead to the definition."""
+    ids, names, kept = {cell.id for cell in original.cells}, shown_names(original), []
+    for cell in cells:
+        box = re.search(r"^show_doc\((\w+)\)", cell.source, re.M)
+        if box and box[1] in names and cell.id not in ids:
+            anchor = f'```{{=html}}\n<a id="{box[1].lower()}"></a>\n```'
+            cell = nbformat.v4.new_markdown_cell(anchor, id=cell.id)
+        kept.append(cell)
+    return kept
+
+
+def join_imports(cells, kinds):
+    "Make one cell of imports of those that follow one another."
+    kept = []
+    for cell in cells:
+        if kinds.get(cell.id) == "imports" and kept:
+            if kinds.get(kept[-1].id) == "imports":
+                code = re.sub(r"(?m)^#\|.*\n", "", cell.source)
+                kept[-1].source += "\n\n" + code
+                continue
+        kept.append(cell)
+    return kept
+
+
+def role_of(cell):
+    "A code cell's kind; a lesson that only `make results` runs has one of its own."
+    if cell.cell_type != "code":
+        return None
+    is_slow = is_skipped(cell, ["slow"]) and kind(cell) == "lesson"
+    return "slow" if is_slow else kind(cell)
+
+
+def shape_code(cell, role):
+    "Fold a code cell as its kind asks for."
+    if option(cell, "echo") == "False" or role is None:
+        return
+    if role == "imports":
+        fold(cell, "Imports")
+    elif role == "check":
+        fold(cell, "".join(output.get("text", "") for output in cell.outputs).strip())
+        cell.outputs = []
+    elif role == "picture":
+        fold(cell, "Code of the figure")
+    elif role == "solution":
+        cell.outputs = []  # its answer would stand below the fold
+    elif role == "slow":
+        fold(cell, "How the stored numbers were made (takes long)")
+    else:  # nbdev marks exported source
+        cell.source = re.sub(r"(?m)^#\|\s*code-(fold|summary):.*\n", "", cell.source)
 
 
 def plain_code(cell):
-    "Undo the links that nbdev puts around names in the comments of a signature: a code block shows them as they are."
+    """Undo the links that nbdev puts around names in the comments of a signature: a
+    code block shows them as they are."""
     for output in cell.get("outputs", []):
         if text := output.get("data", {}).get("text/markdown"):
             output.data["text/markdown"] = re.sub(
@@ -75,43 +183,60 @@ def plain_code(cell):
             )
 
 
+LINK = re.compile(r"(\]\((?:[\w./-]*/)?)([\w.-]+\.ipynb)")
+
+
+def shape_text(cell, old, config):
+    "Links between pages by the pages' names, others into the repository, a download."
+    if cell.cell_type == "raw":
+        address = f"{config.doc_host}{config.doc_baseurl}/{old.as_posix()}"
+        cell.source = re.sub(
+            r"(?m)^output-file:.*$",
+            "other-links:\n- {text: Download notebook, icon: download, "
+            f'href: "{address}"}}',
+            cell.source,
+        )
+        return
+    mark = "<!-- WARNING: THIS FILE WAS AUTOGENERATED! DO NOT EDIT! -->"
+    text = LINK.sub(
+        lambda match: match[1] + page_of(Path(match[2])).name,
+        cell.source.replace(mark, ""),
+    )
+    cell.source = re.sub(
+        r"\]\(\.\./(CONTRIBUTING|LICENSE)",
+        rf"]({config.git_url}/blob/{config.branch}/\1",
+        text,
+    )
+
+
+def stage_page(path, old, new, config):
+    "One page: its links, its folds, its figures."
+    notebook = nbformat.read(path, as_version=4)
+    original = nbformat.read(config.nbs_path / old, as_version=4)
+    kinds = {cell.id: role_of(cell) for cell in original.cells}
+    cells = [cell for cell in notebook.cells if cell.cell_type == "raw" or cell.source]
+    notebook.cells = join_imports(without_boxes(cells, original), kinds)
+    number = 1
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            shape_text(cell, old, config)
+            continue
+        shape_code(cell, kinds.get(cell.id))
+        plain_code(cell)
+        number = write_figures(cell, new.parent, new.stem, number)
+    path.unlink()
+    nbformat.write(notebook, new)
+
+
 def stage(folder, config):
-    "Name the processed notebooks like their pages, and say on each where to get the notebook. Returns {page: notebook}."
+    """Name the processed notebooks like their pages, and shape these. Returns
+    {page: notebook}."""
     names = {
         path.relative_to(folder): page_of(path.relative_to(folder))
         for path in sorted(folder.rglob("*.ipynb"))
     }
-    link = re.compile(r"(\]\((?:[\w./-]*/)?)([\w.-]+\.ipynb)")
     for old, new in names.items():
-        notebook = nbformat.read(folder / old, as_version=4)
-        for cell in notebook.cells:
-            if cell.cell_type == "markdown":
-                cell.source = link.sub(
-                    lambda match: match[1] + page_of(Path(match[2])).name,
-                    cell.source.replace(
-                        "<!-- WARNING: THIS FILE WAS AUTOGENERATED! DO NOT EDIT! -->",
-                        "",
-                    ),
-                )
-                cell.source = cell.source.replace(
-                    "](../CONTRIBUTING.md",
-                    f"]({config.git_url}/blob/{config.branch}/CONTRIBUTING.md",
-                ).replace(
-                    "](../LICENSE", f"]({config.git_url}/blob/{config.branch}/LICENSE"
-                )
-            elif cell.cell_type == "raw":
-                cell.source = re.sub(
-                    r"(?m)^output-file:.*$",
-                    f'other-links:\n- {{text: Download notebook, icon: download, href: "{config.doc_host}{config.doc_baseurl}/{old.as_posix()}"}}',
-                    cell.source,
-                )
-            elif '#| code-summary: "Solution' in cell.source:
-                cell.outputs = []  # its answer would stand below the fold
-            else:
-                plain_code(cell)
-                write_svg(cell, (folder / new).parent, new.stem)
-        (folder / old).unlink()
-        nbformat.write(notebook, folder / new)
+        stage_page(folder / old, old, folder / new, config)
     settings = yaml.safe_load((folder / "_quarto.yml").read_text())
     renamed = {old.as_posix(): new.as_posix() for old, new in names.items()}
 
@@ -129,7 +254,8 @@ def stage(folder, config):
 
 
 def write_live(site):
-    "The live figures as plain scripts, which also work from file://: each module, and each data file in base64."
+    """The live figures as plain scripts, which also work from file://: each module, and
+    each data file in base64."""
     folder = site / "live"
     folder.mkdir()
     shared = (ASSETS / "live.js").read_text(encoding="utf-8")
@@ -140,22 +266,38 @@ def write_live(site):
             .replace("export default ", "return ")
         )
         (folder / f"{module}.js").write_text(
-            f"(globalThis.liveFigures ||= {{}}).{module} = (() => {{\n{shared}\n{own}\n}})();\n",
+            f"(globalThis.liveFigures ||= {{}}).{module} = "
+            f"(() => {{\n{shared}\n{own}\n}})();\n",
             encoding="utf-8",
         )
     for file in ASSETS.glob("mnist-2d*.safetensors"):
+        content = base64.b64encode(file.read_bytes()).decode()
         (folder / f"{file.name}.js").write_text(
-            f'(globalThis.liveData ||= {{}})["{file.name}"] = "{base64.b64encode(file.read_bytes()).decode()}";\n'
+            f'(globalThis.liveData ||= {{}})["{file.name}"] = "{content}";\n'
         )
     shutil.copy(ROOT / "nbs" / "vendor" / "live_host.js", folder)
 
 
+FOLDS = {
+    "imports": "Imports",
+    "check": "Checked:",
+    "picture": "Code of the figure",
+    "solution": "Solution",
+}
+
+
 def finish(page, site, notebook, config):
-    "Make a page stand on its own: KaTeX and links from the site itself, the scripts of its live figures."
-    html, up = (
-        page.read_text(encoding="utf-8"),
-        "../" * (len(page.relative_to(site).parts) - 1),
-    )
+    """Make a page stand on its own: KaTeX and links from the site itself, its folds
+    named by what they hold, the scripts of its live figures."""
+    html = page.read_text(encoding="utf-8")
+    up = "../" * (len(page.relative_to(site).parts) - 1)
+    for name, summary in FOLDS.items():
+        html = re.sub(
+            rf'<details class="code-fold">(?=\s*<summary>{summary})',
+            f'<details class="code-fold {name}">',
+            html,
+        )
+    scripts = ["vendor/folds.js"]
     html = html.replace(KATEX_CDN, f"{up}vendor/katex").replace(
         "contrib/auto-render", "auto-render"
     )
@@ -177,18 +319,13 @@ def finish(page, site, notebook, config):
             for _, listed in figures
             for file in json.loads(listed.replace("&quot;", '"')).values()
         }
-        scripts = [
-            *sorted(f"{file}.js" for file in files),
-            *sorted({f"{figure}.js" for figure, _ in figures}),
-            "live_host.js",
+        scripts += [
+            *sorted(f"live/{file}.js" for file in files),
+            *sorted({f"live/{figure}.js" for figure, _ in figures}),
+            "live/live_host.js",
         ]
-        html = html.replace(
-            "</body>",
-            "".join(
-                f'<script src="{up}live/{script}" defer></script>' for script in scripts
-            )
-            + "</body>",
-        )
+    tags = "".join(f'<script src="{up}{name}" defer></script>' for name in scripts)
+    html = html.replace("</body>", tags + "</body>")
     page.write_text(html, encoding="utf-8")
 
 
@@ -290,9 +427,8 @@ def main():
     shutil.rmtree(folder)
     if found := [*built.warnings, *complaints(config.doc_path)]:
         sys.exit("\n".join(found))
-    print(
-        f"{len(notebooks)} pages in {config.doc_path.relative_to(ROOT)} after {time.monotonic() - start:.0f} s"
-    )
+    folder, seconds = config.doc_path.relative_to(ROOT), time.monotonic() - start
+    print(f"{len(notebooks)} pages in {folder} after {seconds:.0f} s")
 
 
 if __name__ == "__main__":

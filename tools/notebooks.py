@@ -1,16 +1,27 @@
-"""Run the course's notebooks as JupyterLab would, and store what they show. What nbdev lacks, nothing more.
+"""Run the course's notebooks as JupyterLab would, store what they show, and keep the
+form of their pages (CONTRIBUTING.md). What nbdev lacks, nothing more.
 
-python tools/notebooks.py refresh [NOTEBOOK ...]    run each in a fresh kernel, store its outputs, clean; then write README.md
-python tools/notebooks.py readme                    write README.md from the stored nbs/index.ipynb
+python tools/notebooks.py refresh [NOTEBOOK ...]
+    run each in a fresh kernel, store its outputs; then do what `form` does
+python tools/notebooks.py form [NOTEBOOK ...]
+    hide the source of what is not the lesson, write each page's Next line and the
+    index's table from the route, clean; then do what `readme` does
+python tools/notebooks.py readme
+    write README.md from the stored nbs/index.ipynb
+
+Without a notebook, all of them.
 """
 
+import ast
 import base64
 import io
+import os
 import re
 import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 from nbdev.clean import nbdev_clean
@@ -28,8 +39,149 @@ def notebooks():
     )
 
 
+def route():
+    "The course in its one order, that of the sidebar: [(section, notebook), ...]."
+
+    def walk(entries, section):
+        for entry in entries:
+            if isinstance(entry, str):
+                yield section, NBS / entry
+                continue
+            if "href" in entry:
+                yield section, NBS / entry["href"]
+            yield from walk(entry.get("contents", []), entry.get("section", section))
+
+    settings = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))
+    return list(walk(settings["website"]["sidebar"]["contents"], ""))
+
+
+def heading(path):
+    "A page's H1 and the subtitle under it (`> ...`), alone in its first cell."
+    first = nbformat.read(path, as_version=4).cells[0].source
+    return re.fullmatch(r"# (.+)\n+> (.+)", first.strip()).groups()
+
+
+SETUP = {
+    "use_style",
+    "torch.manual_seed",
+    "torch.set_default_dtype",
+    "torch.set_num_threads",
+}
+HIDDEN = {"imports", "check", "picture", "solution"}  # in JupyterLab, their source
+
+
+def is_setup(statement):
+    "Whether a statement is an import, or sets the seed or the style."
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+        return True
+    call = getattr(statement, "value", None)
+    return isinstance(call, ast.Call) and ast.unparse(call.func) in SETUP
+
+
+def is_verdict(statement):
+    'Whether a statement is `print("Checked: ...")`.'
+    call = getattr(statement, "value", None)
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "print":
+        return False
+    text = next(
+        (node for node in ast.walk(call) if isinstance(node, ast.Constant)), None
+    )
+    return str(getattr(text, "value", "")).startswith("Checked: ")
+
+
+def kind(cell):
+    """What a code cell is for: "imports", "check", "picture", "solution", "lesson" or,
+    where it holds nothing but `#| default_exp`, "directive"."""
+    if re.search(r'^#\|\s*code-summary:\s*"?Solution', cell.source, re.M):
+        return "solution"
+    if re.search(r"^[!%]", cell.source, re.M):
+        return "lesson"
+    statements = ast.parse(cell.source).body
+    if not statements:
+        return "directive"
+    if all(is_setup(statement) for statement in statements):
+        return "imports"
+    if is_verdict(statements[-1]):
+        return "check"
+    if re.search(r"^#\|\s*(fig-alt:|echo:\s*false)", cell.source, re.M):
+        return "picture"
+    return "lesson"
+
+
+def hide_sources(notebook):
+    "Hide in JupyterLab what the site folds; of a solution, its answer too."
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        hidden = {
+            "source_hidden": kind(cell) in HIDDEN,
+            "outputs_hidden": kind(cell) == "solution",
+        }
+        cell.metadata.pop("jupyter", None)
+        if any(hidden.values()):
+            cell.metadata.jupyter = {key: True for key in hidden if hidden[key]}
+
+
+def next_line(path):
+    "The last line of a page: what comes after it. The first and the last have none."
+    pages = [page for _, page in route()]
+    place = pages.index(path) if path in pages else 0
+    if place in (0, len(pages) - 1):
+        return ""
+    after = pages[place + 1]
+    title, subtitle = heading(after)
+    return f"**Next:** [{title}]({os.path.relpath(after, path.parent)}): {subtitle}"
+
+
+def write_next(notebook, line):
+    "Put the Next line at the end of the last Markdown cell, instead of the one there."
+    last = notebook.cells[-1]
+    if last.cell_type != "markdown":
+        last = nbformat.v4.new_markdown_cell(id="next")
+        notebook.cells.append(last)
+    old = r"(?m)^(\*\*Next:\*\*|Next: \[).*\Z"
+    last.source = (re.sub(old, "", last.source).rstrip() + "\n\n" + line).strip()
+
+
+def table():
+    "The course as a table, for the index: the route's sections, titles and subtitles."
+    rows, section = ["| page | what it answers |", "|---|---|"], ""
+    for own, path in route()[1:]:
+        if own and own != section:
+            rows.append(f"| **{own}** | |")
+        section = own
+        title, subtitle = (text.replace("|", "\\|") for text in heading(path))
+        rows.append(f"| [{title}]({path.relative_to(NBS)}) | {subtitle} |")
+    return "\n".join(rows)
+
+
+def write_table(notebook):
+    "Put the table of the course instead of the one in the index."
+    old = r"(?m)^\| (?:notebook|page) \| what it answers \|\n(?:\|.*(?:\n|\Z))+"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(old, lambda _: table() + "\n", cell.source)
+
+
+def form(paths):
+    "Bring pages into their form, and the index's table up to date."
+    for path in dict.fromkeys([*paths, NBS / "index.ipynb"]):
+        notebook = nbformat.read(path, as_version=4)
+        before = nbformat.writes(notebook)
+        hide_sources(notebook)
+        if path.name == "index.ipynb":
+            write_table(notebook)
+        elif line := next_line(path):
+            write_next(notebook, line)
+        if nbformat.writes(notebook) != before:
+            nbformat.write(notebook, path)
+            print("formed", path.relative_to(ROOT))
+    nbdev_clean()
+
+
 def is_skipped(cell, flags):
-    "Whether a code cell carries one of the directives in `flags` (`#| slow`) or `#| eval: false`."
+    """Whether a code cell carries one of the directives in `flags` (`#| slow`) or
+    `#| eval: false`."""
     directives = re.findall(r"^#\|\s*(.+?)\s*$", cell.source, re.M)
     return any(
         directive in flags or re.fullmatch(r"eval:\s*false", directive)
@@ -38,7 +190,8 @@ def is_skipped(cell, flags):
 
 
 def run(path, skip_flags=None):
-    "Run a notebook top to bottom in a fresh kernel, in its own folder; skipped cells keep their stored outputs. Returns the notebook."
+    """Run a notebook top to bottom in a fresh kernel, in its own folder; skipped cells
+    keep their stored outputs. Returns the notebook."""
     flags = (
         get_config(path=ROOT).tst_flags.split() if skip_flags is None else skip_flags
     )
@@ -68,7 +221,8 @@ def run(path, skip_flags=None):
 
 
 def complaints(notebook):
-    "Outputs that do not belong into a stored notebook: warnings, progress-bar residue, colour codes, paths of this machine."
+    """Outputs that do not belong into a stored notebook: warnings, residue of progress
+    bars, colour codes, paths of this machine."""
     found = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -85,11 +239,10 @@ def complaints(notebook):
 
 
 def shrink_png(data):
-    "A PNG in base64 with 128 colours, or 16 shades from black to white where there is no colour: a third of the size."
-    picture, small = (
-        Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"),
-        io.BytesIO(),
-    )
+    """A PNG in base64 with 128 colours, or 16 shades from black to white where there is
+    no colour: a third of the size."""
+    picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")
+    small = io.BytesIO()
     is_opaque = picture.getextrema()[3][0] == 255
     if not is_opaque:
         picture = picture.quantize(
@@ -104,7 +257,8 @@ def shrink_png(data):
 
 
 def tidy_outputs(notebook):
-    "Make pictures small, also those inside of SVG and HTML, and drop views of widgets, which nothing can show once the kernel is gone."
+    """Make pictures small, also those inside of SVG and HTML, and drop views of
+    widgets, which nothing can show once the kernel is gone."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
@@ -124,12 +278,12 @@ def tidy_outputs(notebook):
                     data["image/svg+xml"],
                     flags=re.S,
                 )
-                data["image/svg+xml"] = re.sub(
-                    r"(\d\.\d{2})\d+", r"\1", svg
-                )  # hundredths of a point are enough
+                # hundredths of a point are enough
+                data["image/svg+xml"] = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)
 
 
 def refresh(paths):
+    "Run pages and store what they show."
     for path in paths:
         notebook = run(path)
         if found := complaints(notebook):
@@ -142,11 +296,12 @@ def refresh(paths):
             f"{path.stat().st_size / 1000:.0f} kB",
             flush=True,
         )
-    nbdev_clean()
+    form(paths)
 
 
 def readme():
-    "README.md is the index page without the code behind its tables, its links seen from the top of the repository."
+    """README.md is the index page without the code behind its tables, its links seen
+    from the top of the repository."""
     notebook = nbformat.read(NBS / "index.ipynb", as_version=4)
     for cell in notebook.cells:
         if is_skipped(cell, ["echo: false"]):
@@ -169,9 +324,17 @@ def readme():
     )
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["refresh"]:
-        refresh([Path(name).resolve() for name in sys.argv[2:]] or notebooks())
-    elif sys.argv[1:] != ["readme"]:
+def main(command="", *names):
+    "What the command line asks for."
+    paths = [Path(name).resolve() for name in names] or notebooks()
+    if command == "refresh":
+        refresh(paths)
+    elif command == "form":
+        form(paths)
+    elif command != "readme" or names:
         sys.exit(__doc__)
     (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -52,56 +52,6 @@ def _below(prefix, tensors):
     n = len(prefix)
     return {name[n:]: t for name, t in tensors.items() if name.startswith(prefix)}
 
-# %% ../nbs/inside/82_checkpoints.ipynb #checkpoint
-class Checkpoint:
-    "Keeps a training in a folder: checkpoint.safetensors and metrics.jsonl."
-
-    @checked
-    def __init__(
-        self,
-        folder: PathLike,  # Where to keep it
-        resume: bool = False,  # Go on from what is there, if anything is
-    ):
-        self.folder, self.resume = Path(folder), resume
-        self.path = self.folder / "checkpoint.safetensors"
-        self.settings, self.metrics = None, None
-
-    def begin(self, model, optimizer, settings):
-        "Resume, or keep the start. Returns the history. Raises `ValueError`, `OSError`."
-        self.settings, records = settings, []
-        if self.resume and self.path.exists():
-            records = self.load(model, optimizer)
-        else:
-            self.save(model, optimizer, records)
-        self.metrics = (self.folder / "metrics.jsonl").open("w", encoding="utf-8")
-        for record in records:
-            self.write(record)
-        return records
-
-    def save(self, model, optimizer, records):
-        "After an epoch. Raises `FloatingPointError` rather than keep NaN."
-        tensors = training_state(model, optimizer)
-        _refuse_nan(tensors, records, self.path)
-        text = json.dumps({"settings": self.settings, "history": records})
-        write_safetensors(tensors, self.path, {"training": text})
-
-    def load(self, model, optimizer):
-        "The history; model and optimizer as they were. `ValueError` if it can't be."
-        tensors, metadata = read_safetensors(self.path)
-        records = _history(metadata, self.settings, self.path)
-        _check_tensors(tensors, model, self.path)
-        restore_training(tensors, model, optimizer)
-        return records
-
-    def write(self, record):
-        "Append a record to metrics.jsonl, at once."
-        _append(self.metrics, record)
-
-    def close(self):
-        "Every record was flushed: nothing is left to lose."
-        with suppress(OSError, AttributeError):
-            self.metrics.close()
-
 # %% ../nbs/inside/82_checkpoints.ipynb #doors-1
 def _history(metadata, settings, path):
     "The records in a checkpoint's header. Raises `ValueError` for another run's."
@@ -201,3 +151,53 @@ def _append(metrics, record):
             f"cannot write {metrics.name}: {error}. Make room and resume: the last "
             "complete epoch is safe in checkpoint.safetensors."
         ) from error
+
+# %% ../nbs/inside/82_checkpoints.ipynb #checkpoint
+class Checkpoint:
+    "Keeps a training in a folder: checkpoint.safetensors and metrics.jsonl."
+
+    @checked
+    def __init__(
+        self,
+        folder: PathLike,  # Where to keep it
+        resume: bool = False,  # Go on from what is there, if anything is
+    ):
+        self.folder, self.resume = Path(folder), resume
+        self.path = self.folder / "checkpoint.safetensors"
+        self.settings, self.metrics = None, None
+
+    def begin(self, model, optimizer, settings):
+        "Resume, or keep the start. Returns the history. Raises `ValueError`, `OSError`."
+        self.settings, records = settings, []
+        if self.resume and self.path.exists():
+            records = self.load(model, optimizer)
+        else:
+            self.save(model, optimizer, records)
+        self.metrics = (self.folder / "metrics.jsonl").open("w", encoding="utf-8")
+        for record in records:
+            self.write(record)
+        return records
+
+    def save(self, model, optimizer, records):
+        "After an epoch. Raises `FloatingPointError` rather than keep NaN."
+        tensors = training_state(model, optimizer)
+        _refuse_nan(tensors, records, self.path)
+        text = json.dumps({"settings": self.settings, "history": records})
+        write_safetensors(tensors, self.path, {"training": text})
+
+    def load(self, model, optimizer):
+        "The history; model and optimizer as they were. `ValueError` if it can't be."
+        tensors, metadata = read_safetensors(self.path)
+        records = _history(metadata, self.settings, self.path)
+        _check_tensors(tensors, model, self.path)
+        restore_training(tensors, model, optimizer)
+        return records
+
+    def write(self, record):
+        "Append a record to metrics.jsonl, at once."
+        _append(self.metrics, record)
+
+    def close(self):
+        "Every record was flushed: nothing is left to lose."
+        with suppress(OSError, AttributeError):
+            self.metrics.close()

@@ -1,0 +1,219 @@
+"""The form of the pages (CONTRIBUTING.md): short lessons, checks that can fail and say
+what they proved, captioned pictures, one order, no plumbing outside `inside`."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import notebooks
+import pytest
+from notebooks import NBS, kind
+
+# Pages that are not in form yet, and why. A page that is must leave this list.
+# `python tools/notebooks.py form` has not been run on any: their authors will.
+REWRITE = "waits for its rewriting"
+PENDING = dict.fromkeys(
+    """index reference
+    concepts/01_latent_variables concepts/02_distributions concepts/03_elbo
+    concepts/04_reparameterization
+    build/10_data build/11_networks build/12_vae build/13_training build/14_evaluation
+    build/15_latent_space
+    limits/20_downstream limits/24_limits limits/28_diagnosis
+    beyond/34_posterior_gap beyond/36_likelihoods
+    practice/60_command_line practice/61_your_own_images practice/62_speed_and_scale
+    practice/63_results practice/64_questions
+    inside/85_exercises inside/86_live_figures""".split(),
+    REWRITE,
+)
+ALWAYS = 10_000  # lines; no limit
+MOST_LINES = {"lesson": 20, "check": 12}
+MOST_CELLS = 45
+COLUMNS = 88
+# What a lesson has no business with; pages in `inside` and `practice` do.
+PLUMBING = {"os", "sys", "shutil", "tempfile", "subprocess", "multiprocessing"}
+PLUMBING |= {"threading", "signal", "struct", "pickle", "socket", "json.dump"}
+PLUMBING |= {"json.dumps"}
+NO_LESSONS = ["index", "reference"]  # a front door and a list
+
+
+def name(path):
+    return path.relative_to(NBS).with_suffix("").as_posix()
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_slow(cell):
+    return bool(re.search(r"^#\|\s*slow", cell.source, re.M))
+
+
+def tree(cell):
+    "A cell's syntax tree; lines for the shell and magics left out."
+    return ast.parse(re.sub(r"(?m)^[!%].*", "", cell.source))
+
+
+def lines(cell):
+    "A cell's lines that are neither blank nor directives."
+    return [
+        line
+        for line in cell.source.splitlines()
+        if line.strip() and not line.startswith("#|")
+    ]
+
+
+def most_lines(cell):
+    if is_slow(cell):
+        return ALWAYS
+    is_class = any(isinstance(node, ast.ClassDef) for node in tree(cell).body)
+    return 40 if is_class else MOST_LINES.get(kind(cell), ALWAYS)
+
+
+def layout(cell):
+    "Cells too long, lines too wide."
+    if len(lines(cell)) > most_lines(cell):
+        yield f"{kind(cell)} of {len(lines(cell))} lines"
+    for line in lines(cell):
+        if len(line) > COLUMNS:
+            yield f"line of {len(line)} columns: {line.strip()[:40]}"
+
+
+def hiding(cell):
+    "JupyterLab hides the source of what is no lesson, and of nothing else."
+    hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+    if hidden != (kind(cell) in notebooks.HIDDEN):
+        yield f"{kind(cell)}: source_hidden is {hidden}; run tools/notebooks.py form"
+
+
+def check(cell):
+    "A check says what it proved, in one line, and can fail."
+    if kind(cell) != "check":
+        return
+    text = "".join(output.get("text", "") for output in cell.outputs)
+    if not re.fullmatch(r"Checked: .+\n", text) or len(cell.outputs) != 1:
+        yield f"check whose stored output is not its one line: {text[:60]!r}"
+    calls = [
+        ast.unparse(node.func).split(".")[-1]
+        for node in ast.walk(tree(cell))
+        if isinstance(node, ast.Call)
+    ]
+    asserts = any(isinstance(node, ast.Assert) for node in ast.walk(tree(cell)))
+    if not asserts and not any(re.match("assert_|raises", call) for call in calls):
+        yield "check that cannot fail"
+
+
+def picture(cell):
+    "A picture has a text for who cannot see it, and a caption."
+    data = {key for output in cell.outputs for key in output.get("data", {})}
+    draws = any(key.startswith("image/") for key in data)
+    if draws and kind(cell) not in ("picture", "solution"):
+        yield f"{kind(cell)} that draws"
+    if kind(cell) == "picture" and "fig-alt" in cell.source:
+        if not re.search(r'(?m)^#\|\s*fig-cap: ".+"$', cell.source):
+            yield "picture without fig-cap"
+
+
+def plumbing(cell):
+    "A lesson handles no files and processes, and exports no guards."
+    for node in ast.walk(tree(cell)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
+            yield f"defines {node.name}: guards live in inside/"
+        if not isinstance(node, (ast.Name, ast.Attribute)):
+            continue
+        used = ast.unparse(node)
+        if used in PLUMBING and kind(cell) == "lesson" and not is_slow(cell):
+            yield f"lesson with {used}"
+
+
+def order(notebook):
+    "Imports stand at the top, before any other code."
+    kinds = [kind(cell) for cell in code_cells(notebook)]
+    others = [place for place, own in enumerate(kinds) if own in ("lesson", "check")]
+    for place, own in enumerate(kinds):
+        if own == "imports" and others and place > others[0]:
+            yield f"imports below the first code: {code_cells(notebook)[place].id}"
+
+
+def statements(path):
+    "One statement a line."
+    command = ["-m", "ruff", "check", "--no-cache", "--select", "E701,E702"]
+    command += ["--isolated", "--output-format", "json", str(path)]
+    found = subprocess.run([sys.executable, *command], capture_output=True, check=False)
+    for fault in json.loads(found.stdout):
+        where = f"code cell {fault['cell']}, row {fault['location']['row']}"
+        yield f"{where}: {fault['message']}"
+
+
+def complaints(path):
+    "All that a page's form lacks."
+    notebook, found = nbformat.read(path, as_version=4), []
+    rules = [layout, hiding, check, picture]
+    if path.parent.name not in ("inside", "practice") and path.stem not in NO_LESSONS:
+        rules.append(plumbing)
+    for cell in code_cells(notebook):
+        found += [f"{cell.id}: {fault}" for rule in rules for fault in rule(cell)]
+    found += statements(path)
+    try:
+        notebooks.heading(path)
+    except AttributeError:
+        found.append("the first cell is not a title and its subtitle")
+    if path.stem in NO_LESSONS:
+        return found
+    if len(notebook.cells) > MOST_CELLS:
+        found.append(f"{len(notebook.cells)} cells")
+    last = notebook.cells[-1].source.splitlines()[-1:]
+    if (line := notebooks.next_line(path)) and last != [line]:
+        found.append(f"does not end with {line!r}; run tools/notebooks.py form")
+    return found + list(order(notebook))
+
+
+def pages():
+    "Each page, expected to fail while it is pending."
+    for path in notebooks.notebooks():
+        reason = PENDING.get(name(path))
+        marks = pytest.mark.xfail(reason=reason, strict=True) if reason else ()
+        yield pytest.param(path, id=name(path), marks=marks)
+
+
+@pytest.mark.parametrize("path", list(pages()))
+def test_page_has_its_form(path):
+    found = complaints(path)
+    assert not found, "\n".join(["", *found])
+
+
+def test_only_pages_are_pending():
+    assert PENDING.keys() <= {name(path) for path in notebooks.notebooks()}
+
+
+def test_every_page_is_on_the_route():
+    route = [path for _, path in notebooks.route()]
+    assert sorted(route) == notebooks.notebooks()
+    assert len(set(route)) == len(route)
+
+
+@pytest.mark.xfail("index" in PENDING, reason=REWRITE, strict=True)
+def test_the_index_shows_the_route():
+    index = nbformat.read(NBS / "index.ipynb", as_version=4)
+    assert any(notebooks.table() in cell.source for cell in index.cells)
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("#| default_exp vae", "directive"),
+        ("#| exports\nimport torch\nfrom torch import nn", "imports"),
+        ("use_style()\ntorch.manual_seed(0);", "imports"),
+        ("assert 1 < 2\nprint('Checked: one is less than two.')", "check"),
+        ('assert x\nprint(f"Checked: {x} isn\'t \\"nothing\\".")', "check"),
+        ("print('Checked: no.')\nx", "lesson"),
+        ('#| fig-alt: "a line"\nplt.plot(x)', "picture"),
+        ('#| code-fold: true\n#| code-summary: "Solution 2"\nx', "solution"),
+        ("#| slow\nx = 2", "lesson"),
+        ("!ls", "lesson"),
+    ],
+)
+def test_kinds_of_cells(source, expected):
+    assert kind(nbformat.v4.new_code_cell(source)) == expected
