@@ -186,8 +186,6 @@ def test_convolutions_save_load_and_refuse_odd_sides(tmp_path):
     )
     with pytest.raises(ValueError, match="divisible by 8"):
         conv_vae((1, 28, 28), hidden=(8, 8, 8))
-    with pytest.raises(ValueError, match="'mlp' or 'conv'"):
-        mlp_vae(network="transformer")
 
 
 def test_command_line_with_own_pictures(folder, tmp_path):

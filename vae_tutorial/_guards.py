@@ -6,14 +6,15 @@
 __all__ = ['Images', 'UnitImages', 'Latents', 'Model', 'ImageModel', 'Count', 'Seed', 'Positive', 'PathLike', 'PixelKind',
            'check_tensor', 'check_images', 'check_unit_interval', 'check_model', 'check_latents', 'check_count',
            'check_seed', 'check_number', 'check_path', 'check_architecture', 'check_size_of_network', 'check_layers',
-           'check_halvings', 'check_num_validation', 'check_means', 'check_comparable', 'check_rows', 'check_plane',
-           'check_table', 'seeded', 'unchecked', 'checked']
+           'check_halvings', 'check_num_validation', 'check_means', 'check_event_dims', 'check_comparable',
+           'check_rows', 'check_plane', 'check_table', 'seeded', 'unchecked', 'checked']
 
 # %% ../nbs/inside/80_guards.ipynb #imports
 import functools
 import inspect
 import math
 import os
+import re
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
@@ -271,6 +272,18 @@ def check_means(
         raise TypeError(f"threshold is {threshold!r:.60}: it must be a number")
 
 # %% ../nbs/inside/80_guards.ipynb #particular-3
+def check_event_dims(
+    event_dims: int,  # What the user passed
+    num_dims: int,  # Of the logits
+) -> None:
+    "Raise `ValueError` unless so many of the last dimensions can make one event."
+    if type(event_dims) is not int or not 0 <= event_dims <= num_dims:
+        raise ValueError(
+            f"event_dims is {event_dims!r:.60}: logits with {num_dims} dimensions "
+            f"allow a whole number from 0 to {num_dims}"
+        )
+
+
 def check_comparable(
     a,  # A `LogLikelihood`
     b,  # Another one
@@ -414,6 +427,9 @@ def checked(function):
             return typed(*args, **kwargs)
         except TypeCheckError as error:
             raise _in_short(error, function) from None
+        except RuntimeError as error:
+            _refuse_sizes(error, _floats(given), model)
+            raise
 
     return call
 
@@ -437,6 +453,17 @@ def _in_short(error, function):
         f"{parameter} of {function.__qualname__} is {found[0]}, but must be "
         f"{found[1].rstrip('.')}{where}"
     )
+
+
+def _refuse_sizes(error, tensors, model):
+    "Raise `ValueError` if PyTorch complained that sizes do not fit together."
+    if not re.search("size of tensor|broadcast|shapes? .*multipl", str(error)):
+        return
+    like = _own_tensor(model)
+    own = {} if like is None else {"the model's own": like}
+    shapes = {name: tuple(t.shape) for name, t in (tensors | own).items()}
+    listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    raise ValueError(f"the shapes do not fit together: {listed}") from error
 
 
 def _floats(given):

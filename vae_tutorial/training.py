@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from ._door import History, at_the_door, bar, closing, print_line
 from ._door import settings_of
-from ._guards import Count, ImageModel, PixelKind, Seed
+from ._guards import Count, ImageModel, PixelKind, Positive, Seed
 from ._guards import checked, seeded, unchecked
 from .data import binarize
 from .objectives import elbo
@@ -61,7 +61,7 @@ def fit(
     labels: Tensor | None = None,  # Passed to the objective, shape (n, ...)
     epochs: Count = 10,  # Passes over the data
     batch_size: Count = 128,  # Images per step
-    learning_rate: float | int = 1e-3,  # Of Adam
+    learning_rate: Positive = 1e-3,  # Of Adam
     pixels: PixelKind = "binary",  # "binary": black or white by chance; "grey": as is
     objective: Callable = elbo,  # objective(model, x[, labels]); maximizes its first term
     seed: Seed = 0,  # Decides order, pixels and latent samples
