@@ -283,7 +283,7 @@ def check_event_dims(
             f"allow a whole number from 0 to {num_dims}"
         )
 
-
+# %% ../nbs/inside/80_guards.ipynb #particular-3-a
 def check_comparable(
     a,  # A `LogLikelihood`
     b,  # Another one
@@ -310,7 +310,7 @@ def check_rows(
     if z.ndim != 2:
         raise ValueError(f"z has shape {tuple(z.shape)}: it must be (m, latent_dim)")
 
-
+# %% ../nbs/inside/80_guards.ipynb #particular-3-b
 def check_plane(
     latent_dim: int,  # Of the model
 ) -> None:
@@ -454,7 +454,7 @@ def _in_short(error, function):
         f"{found[1].rstrip('.')}{where}"
     )
 
-
+# %% ../nbs/inside/80_guards.ipynb #decorator-3-a
 def _refuse_sizes(error, tensors, model):
     "Raise `ValueError` if PyTorch complained that sizes do not fit together."
     if not re.search("size of tensor|broadcast|shapes? .*multipl", str(error)):

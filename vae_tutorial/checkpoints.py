@@ -112,7 +112,7 @@ def _expected(tensors, model):
                 expected[f"adam.{i}.{average}"] = parameter
     return expected
 
-
+# %% ../nbs/inside/82_checkpoints.ipynb #doors-3-a
 def _check_tensors(tensors, model, path):
     "Raise `ValueError` unless names, shapes and dtypes are those of this model."
     random = {"random.cpu": torch.get_rng_state()}

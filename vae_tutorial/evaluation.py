@@ -83,7 +83,9 @@ def _kl_parts(q, p):
     q, p = _gaussian_parts(q), _gaussian_parts(p)
     return None if q is None or p is None else kl_per_dimension(*q, *p)
 
-
+# %% ../nbs/build/14_evaluation.ipynb #helpers-b2
+#| code-fold: true
+#| code-summary: "Helpers: the KL by dimension, where it comes from"
 def _about_the_code(posteriors, prior):
     "Where the KL comes from, its parts by dimension, how many units are active."
     kls = [_kl_parts(q, prior) for q in posteriors]

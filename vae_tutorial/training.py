@@ -7,14 +7,16 @@ __all__ = ['gradient_step', 'batches', 'train_epoch', 'fit', 'mean_terms']
 
 # %% ../nbs/build/13_training.ipynb #cell-03
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from ._door import History, at_the_door, bar, closing, print_line
-from ._door import settings_of
+from ._door import History, at_the_door, print_line, settings_of
+from ._door import whole_run
 from ._guards import Count, ImageModel, PixelKind, Positive, Seed
-from ._guards import checked, seeded, unchecked
+from ._guards import checked, seeded
 from .data import binarize
 from .objectives import elbo
 
@@ -47,6 +49,7 @@ def _rows(part, index):
 # %% ../nbs/build/13_training.ipynb #epoch-3
 def train_epoch(model, objective, optimizer, prepare, step, batches):
     "One step for each of the `batches`; yields their sizes and summed terms."
+    model.train()
     for x, *rest in batches:
         x = x.to(next(model.parameters()))
         yield len(x), step(model, (prepare(x), *rest), objective, optimizer)
@@ -65,7 +68,7 @@ def fit(
     pixels: PixelKind = "binary",  # "binary": black or white by chance; "grey": as is
     objective: Callable = elbo,  # objective(model, x[, labels]); maximizes its first term
     seed: Seed = 0,  # Decides order, pixels and latent samples
-    checkpoint=None,  # A `Checkpoint`, to keep the state and to resume
+    checkpoint: Any = None,  # A `Checkpoint`, to keep the state and to resume
     step: Callable = gradient_step,  # How a step is taken
     batches: Callable = batches,  # How batches are drawn
     log_every: Count = 100,  # Steps between reports
@@ -73,29 +76,21 @@ def fit(
     callback: Callable | None = None,  # Receives each record; may raise to stop
 ) -> list[dict]:  # One record per report: epoch, step, split and mean terms, in nats
     "Maximize an objective by Adam (Kingma & Welling 2014, Algorithm 1)."
-    data, held_out = at_the_door(model, images, labels, validation, pixels, seed)
+    data, held = at_the_door(model, images, labels, validation, pixels, seed)
     settings = settings_of(locals())
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     prepare = binarize if pixels == "binary" else lambda x: x
     history = History(len(images), batch_size, epochs, log_every, log, callback)
-    with (
-        seeded(seed, next(model.parameters())),
-        closing(checkpoint, model),
-        unchecked(),
-    ):
+    train = partial(train_epoch, model, objective, optimizer, prepare, step)
+    with whole_run(model, checkpoint, seed):
         if checkpoint:
             history.follow(checkpoint, checkpoint.begin(model, optimizer, settings))
         for epoch in history.epochs_left():
-            model.train()
-            drawn = batches(data, batch_size)
-            drawn = tqdm(drawn, f"epoch {epoch}", history.steps, **bar(log))
-            for size, terms in train_epoch(
-                model, objective, optimizer, prepare, step, drawn
-            ):
+            drawn = tqdm(batches(data, batch_size), **history.bar(epoch))
+            for size, terms in train(drawn):
                 history.add(epoch, size, terms)
-            if held_out:
-                means = mean_terms(model.eval(), held_out, objective)
-                history.report(epoch, "validation", means)
+            if held:
+                history.report(epoch, "validation", mean_terms(model, held, objective))
             if checkpoint:
                 checkpoint.save(model, optimizer, history.records)
     return history.records
@@ -104,6 +99,7 @@ def fit(
 @torch.no_grad()
 def mean_terms(model, data, objective, batch_size=1000):
     "Means of an objective's terms over a data set, by name."
+    model.eval()
     like, parts = next(model.parameters()), []
     with seeded(0, like):
         for index in torch.arange(len(data[0])).split(batch_size):
