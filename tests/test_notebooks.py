@@ -28,7 +28,7 @@ ALLOWED_IMPORTS = {  # module -> modules of the package it may import (DESIGN.md
     "fast": {"networks", "vae"},
     "training": {"data", "distributions", "fast", "networks", "objectives", "vae"},
     "evaluation": {"data", "distributions", "networks", "objectives", "vae"},
-    "diagnosis": {"objectives"},
+    "stored": set(),
     "exercises": set(),
     "own_images": {"data", "networks"},
     "widgets": {"data", "distributions", "networks", "plots", "training", "vae"},
@@ -72,10 +72,13 @@ def test_notebook_is_clean(path, processed):
 
 def test_export_is_in_sync(processed):
     exported = {
-        path.name: path.read_text()
-        for path in (processed / "vae_tutorial").glob("*.py")
+        str(path.relative_to(processed / "vae_tutorial")): path.read_text()
+        for path in (processed / "vae_tutorial").rglob("*.py")
     }
-    committed = {path.name: path.read_text() for path in PACKAGE.glob("*.py")}
+    committed = {
+        str(path.relative_to(PACKAGE)): path.read_text()
+        for path in PACKAGE.rglob("*.py")
+    }
     assert exported == committed, "run nbdev_export"
 
 
@@ -166,6 +169,24 @@ def test_imports_point_downwards(module):
         and node.module.startswith("vae_tutorial")
     }
     assert imported <= ALLOWED_IMPORTS[module]
+
+
+DIAGNOSIS = sorted((PACKAGE / "diagnosis").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", DIAGNOSIS, ids=lambda path: path.stem)
+def test_rooms_of_diagnosis_stand_alone_and_point_downwards(path):
+    "They know the objective, and the lab the images; of the package nothing else."
+    room = "" if path.stem == "__init__" else f".{path.stem}"
+    command = f"import vae_tutorial.diagnosis{room}"
+    subprocess.run([sys.executable, "-c", command], check=True)
+    imported = {
+        node.module or ""
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level == 2
+    }
+    allowed = {"lab": {"data", "diagnosis"}, "forms": {"objectives"}}
+    assert imported <= allowed.get(path.stem, set()), imported
 
 
 def test_no_undefined_names():
