@@ -77,7 +77,9 @@ def most_lines(cell):
 
 def code_lines(cell):
     "Lines of a cell that do something: documented parameters are documentation."
-    parameter = re.compile(r"    \w+(: .+)?( = .+)?,  # .+|    \*,|\) -> .+:  # .+")
+    parameter = re.compile(
+        r"    \w+(: .+)?( = .+)?,  # .+|    \*,|\) -> .+:  # .+|    \w+: \w+( = .+)?,"
+    )
     return [line for line in lines(cell) if not parameter.fullmatch(line)]
 
 

@@ -81,7 +81,7 @@ def whole_run(model, checkpoint, seed):
         if checkpoint:
             checkpoint.close()
 
-
+# %% ../nbs/inside/76_the_door.ipynb #door-4-a
 def stop_unless_finite(record, means):
     "Raise `FloatingPointError` when a mean is no number any more."
     if not all(map(math.isfinite, means.values())):
