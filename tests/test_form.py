@@ -29,7 +29,7 @@ PENDING = dict.fromkeys(
     beyond/34_posterior_gap beyond/36_likelihoods
     practice/60_command_line practice/61_your_own_images practice/62_speed_and_scale
     practice/63_results practice/64_questions
-    inside/85_exercises inside/86_live_figures""".split(),
+    inside/85_exercises""".split(),
     REWRITE,
 )
 ALWAYS = 10_000  # lines; no limit
