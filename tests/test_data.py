@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from vae_tutorial.data import install_mnist, load_mnist
+from vae_tutorial._mnist import install_mnist
+from vae_tutorial.data import load_mnist
 
 FILES = [
     "t10k-images-idx3-ubyte",
@@ -66,7 +67,7 @@ def test_killed_while_unpacking(tmp_path):
             [
                 sys.executable,
                 "-c",
-                "import sys; from vae_tutorial.data import install_mnist; print('go', flush=True); install_mnist(sys.argv[1])",
+                "import sys; from vae_tutorial._mnist import install_mnist; print('go', flush=True); install_mnist(sys.argv[1])",
                 str(tmp_path / str(delay)),
             ],
             stdout=subprocess.PIPE,

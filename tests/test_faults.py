@@ -17,7 +17,9 @@ from tiny import write_tiny_data
 
 from vae_tutorial.cli import app
 from vae_tutorial.training import fit
-from vae_tutorial.vae import VAE, read_safetensors
+from vae_tutorial.checkpoints import Checkpoint
+from vae_tutorial.files import read_safetensors
+from vae_tutorial.vae import VAE, mlp_vae
 
 KILLS = 100
 WORKDIR = Path(__file__).resolve().parent
@@ -202,7 +204,7 @@ def test_a_folder_with_leftovers_only_is_a_new_folder(leftover, tmp_path):
 
 
 def small_vae():
-    return VAE((1, 4, 4), hidden=(3,))
+    return mlp_vae((1, 4, 4), hidden=(3,))
 
 
 IMAGES = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -217,8 +219,7 @@ def trained(folder, epochs=3, resume=False, **options):
         IMAGES,
         epochs=epochs,
         batch_size=4,
-        folder=folder,
-        resume=resume,
+        checkpoint=folder and Checkpoint(folder, resume),
         log=None,
         **options,
     )
@@ -323,7 +324,7 @@ def test_a_loss_that_is_no_number_stops_with_step_checkpoint_and_cause(
     def spoil(record):
         if record["epoch"] == 2 and record["step"] == 1:
             with torch.no_grad():
-                vae.encoder.layers[-1].bias.fill_(poison)
+                vae.encoder.network[-1].bias.fill_(poison)
 
     with pytest.raises(
         FloatingPointError, match="epoch 2, step 2.*learning_rate"
@@ -334,7 +335,7 @@ def test_a_loss_that_is_no_number_stops_with_step_checkpoint_and_cause(
             epochs=3,
             batch_size=4,
             log_every=1,
-            folder=folder,
+            checkpoint=folder and Checkpoint(folder),
             callback=spoil,
             log=None,
         )
@@ -363,7 +364,7 @@ def test_weights_that_are_no_numbers_never_replace_a_good_checkpoint(tmp_path):
     def spoil(record):
         if record["epoch"] == 2:
             with torch.no_grad():
-                vae.encoder.layers[0].weight[0, 0] = torch.nan
+                vae.encoder.network[1].weight[0, 0] = torch.nan
 
     with pytest.raises(
         FloatingPointError, match="epoch.*2.*learning_rate.*checkpoint.safetensors"
@@ -373,7 +374,7 @@ def test_weights_that_are_no_numbers_never_replace_a_good_checkpoint(tmp_path):
             IMAGES,
             epochs=2,
             batch_size=8,
-            folder=tmp_path,
+            checkpoint=Checkpoint(tmp_path),
             callback=spoil,
             log=None,
         )

@@ -21,11 +21,14 @@ import torch
 from tiny import write_tiny_data
 from typer.testing import CliRunner
 
-import vae_tutorial.data
+import vae_tutorial._mnist
 from vae_tutorial.cli import app
-from vae_tutorial.data import install_mnist, load_mnist
+from vae_tutorial._mnist import install_mnist
+from vae_tutorial.checkpoints import Checkpoint
+from vae_tutorial.data import load_mnist
+from vae_tutorial.files import load_weights, read_safetensors
 from vae_tutorial.training import fit
-from vae_tutorial.vae import VAE, load_weights, read_safetensors
+from vae_tutorial.vae import VAE, mlp_vae
 
 IMAGES = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 CONFIG = {
@@ -46,20 +49,27 @@ CONFIG = {
 }
 
 
+def with_sizes(header, sizes):
+    "The recipe in a file's header, with other arguments."
+    recipe = json.loads(header["__metadata__"]["vae"])
+    return {**recipe, "arguments": {**recipe["arguments"], **sizes}}
+
+
 def small_vae():
-    return VAE((1, 4, 4), hidden=(3,))
+    return mlp_vae((1, 4, 4), hidden=(3,))
 
 
 def run_folder(folder):
     "A finished run, made without training."
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    VAE(hidden=(4,)).save(folder / "model.safetensors")
+    mlp_vae(hidden=(4,)).save(folder / "model.safetensors")
     return folder
 
 
 def resume(folder):
-    return fit(small_vae(), IMAGES, epochs=1, folder=folder, resume=True, log=None)
+    kept = Checkpoint(folder, resume=True)
+    return fit(small_vae(), IMAGES, epochs=1, checkpoint=kept, log=None)
 
 
 def command(*arguments):
@@ -586,11 +596,7 @@ def test_absurd_sizes_in_a_header_are_refused_at_once(sizes, tmp_path):
         with_header(
             {
                 **header,
-                "__metadata__": {
-                    "vae": json.dumps(
-                        {**json.loads(header["__metadata__"]["vae"]), **sizes}
-                    )
-                },
+                "__metadata__": {"vae": json.dumps(with_sizes(header, sizes))},
             },
             content,
         )
@@ -622,7 +628,7 @@ ARCHIVES = {
     "link to itself": [member(FIRST, type=tarfile.SYMTYPE, linkname=FIRST)],
     "folder": [member(FIRST, type=tarfile.DIRTYPE)],
     "device": [member(FIRST, type=tarfile.CHRTYPE, devmajor=1, devminor=5)],
-    "other bytes": [member(name, b"x") for name in vae_tutorial.data._MNIST_SHA256],
+    "other bytes": [member(name, b"x") for name in vae_tutorial._mnist._MNIST_SHA256],
 }
 
 
@@ -633,7 +639,7 @@ def test_a_hostile_archive_writes_nothing(members, tmp_path, monkeypatch):
     with tarfile.open(tmp_path / "assets" / "mnist.tar.xz", "w:xz") as archive:
         for entry, content in members:
             archive.addfile(entry, BytesIO(content))
-    monkeypatch.setattr(vae_tutorial.data, "files", lambda package: tmp_path)
+    monkeypatch.setattr(vae_tutorial._mnist, "files", lambda package: tmp_path)
     with pytest.raises(OSError, match="archive inside the package is damaged"):
         install_mnist(tmp_path / "data")
     written = {
@@ -655,6 +661,6 @@ def test_a_hostile_archive_writes_nothing(members, tmp_path, monkeypatch):
 def test_an_archive_that_is_none(content, tmp_path, monkeypatch):
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "mnist.tar.xz").write_bytes(content)
-    monkeypatch.setattr(vae_tutorial.data, "files", lambda package: tmp_path)
+    monkeypatch.setattr(vae_tutorial._mnist, "files", lambda package: tmp_path)
     with pytest.raises(OSError, match="archive inside the package is damaged"):
         install_mnist(tmp_path / "data")

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from vae_tutorial.own_images import load_own_images, read_image
 from vae_tutorial.training import fit
-from vae_tutorial.vae import VAE
+from vae_tutorial.vae import VAE, conv_vae, mlp_vae
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,13 @@ def test_what_does_not_fit_in_memory_trains_to_the_same_bits(folder):
         splits = load_own_images(folder, size=16, skip_unreadable=True, memory=memory)
         assert isinstance(splits.train.images, Dataset) == (memory < 2**20)
         torch.manual_seed(0)
-        model = VAE((1, 16, 16), hidden=(8,))
+        model = mlp_vae((1, 16, 16), hidden=(8,))
         fit(
             model,
             splits.train.images,
             splits.test.images,
             epochs=2,
             batch_size=20,
-            fast=False,
             log=None,
         )
         return torch.cat(
@@ -175,7 +174,7 @@ def test_folders_that_do_not_do(folder, tmp_path):
 
 
 def test_convolutions_save_load_and_refuse_odd_sides(tmp_path):
-    vae = VAE((3, 48, 32), latent_dim=3, hidden=(8, 16), network="conv")
+    vae = conv_vae((3, 48, 32), latent_dim=3, hidden=(8, 16))
     x = torch.rand(2, 3, 48, 32)
     assert vae.reconstruct(x).shape == x.shape and vae.elbo(
         x, num_samples=2
@@ -186,9 +185,7 @@ def test_convolutions_save_load_and_refuse_odd_sides(tmp_path):
         vae.eval().reconstruct(x),
     )
     with pytest.raises(ValueError, match="divisible by 8"):
-        VAE((1, 28, 28), hidden=(8, 8, 8), network="conv")
-    with pytest.raises(ValueError, match="'mlp' or 'conv'"):
-        VAE(network="transformer")
+        conv_vae((1, 28, 28), hidden=(8, 8, 8))
 
 
 def test_command_line_with_own_pictures(folder, tmp_path):

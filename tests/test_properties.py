@@ -11,13 +11,14 @@ from vae_tutorial.distributions import (
     DiagonalGaussian,
     bernoulli,
     kl_divergence,
-    standard_normal_prior,
 )
 from vae_tutorial.evaluation import evaluate
-from vae_tutorial.networks import Decoder, Encoder, check_images
+from vae_tutorial._guards import check_images
+from vae_tutorial.files import load_weights, save_weights
+from vae_tutorial.networks import StandardNormal, mlp
 from vae_tutorial.objectives import elbo
 from vae_tutorial.training import fit
-from vae_tutorial.vae import VAE, load_weights, save_weights
+from vae_tutorial.vae import VAE, conv_vae, mlp_vae
 
 sizes = st.integers(1, 6)
 few = settings(max_examples=40, deadline=None)
@@ -50,7 +51,7 @@ def test_kl_is_positive_and_zero_only_at_the_prior(batch, latent_dim, seed):
 def test_shapes_and_round_trip(
     batch, channels, side, latent_dim, hidden, samples, tmp_path_factory
 ):
-    vae = VAE((channels, side, side), latent_dim, tuple(hidden))
+    vae = mlp_vae((channels, side, side), latent_dim, tuple(hidden))
     x = torch.rand(batch, channels, side, side)
     terms = elbo(vae, x, num_samples=samples)
     assert all(term.shape == (batch,) and term.isfinite().all() for term in terms)
@@ -72,7 +73,7 @@ def test_shapes_and_round_trip(
 def test_one_bad_pixel_is_found(value, position):
     x = torch.rand(3, 1, 28, 28)
     x.view(3, -1)[1, position] = value
-    vae = VAE(hidden=(4,))
+    vae = mlp_vae(hidden=(4,))
     for action in (
         lambda: vae.elbo(x),
         lambda: vae.reconstruct(x),
@@ -96,7 +97,7 @@ def test_one_bad_pixel_is_found(value, position):
     ],
 )
 def test_wrong_images_raise_with_a_remedy(images):
-    vae = VAE(hidden=(4,))
+    vae = mlp_vae(hidden=(4,))
     for action in (
         vae.elbo,
         vae.reconstruct,
@@ -114,12 +115,14 @@ def test_wrong_images_raise_with_a_remedy(images):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda n: VAE(latent_dim=n),
-        lambda n: VAE(hidden=(n,)),
-        lambda n: VAE(image_shape=(1, n, 28)),
-        lambda n: Encoder(latent_dim=n),
-        lambda n: Decoder(hidden=(n,)),
-        lambda n: VAE(hidden=(4,)).sample(n),
+        lambda n: mlp_vae(latent_dim=n),
+        lambda n: mlp_vae(hidden=(n,)),
+        lambda n: mlp_vae(image_shape=(1, n, 28)),
+        lambda n: conv_vae(latent_dim=n),
+        lambda n: conv_vae(hidden=(n,)),
+        lambda n: mlp([4, n, 2]),
+        StandardNormal,
+        lambda n: mlp_vae(hidden=(4,)).sample(n),
     ],
 )
 def test_bad_sizes(make, size):
@@ -140,7 +143,7 @@ def test_bad_sizes(make, size):
     ],
 )
 def test_bad_training_options_change_nothing(option):
-    vae = VAE(hidden=(4,))
+    vae = mlp_vae(hidden=(4,))
     before = [parameter.clone() for parameter in vae.parameters()]
     with pytest.raises(ValueError, match=next(iter(option))):
         fit(vae, torch.rand(8, 1, 28, 28), **option)
@@ -149,7 +152,7 @@ def test_bad_training_options_change_nothing(option):
 
 def test_wrong_latent_shape():
     with pytest.raises(ValueError, match="latent_dim"):
-        VAE(hidden=(4,)).decode(torch.zeros(5, 3))
+        mlp_vae(hidden=(4,)).decode(torch.zeros(5, 3))
 
 
 class Bomb:
@@ -170,7 +173,7 @@ class Bomb:
 def test_a_pickle_is_refused_and_never_opened(write, tmp_path):
     path, mark = tmp_path / "weights.safetensors", tmp_path / "it ran"
     write(Bomb(str(mark)), path)
-    for action in (lambda: VAE.load(path), lambda: load_weights(VAE(), path)):
+    for action in (lambda: VAE.load(path), lambda: load_weights(mlp_vae(), path)):
         with pytest.raises(ValueError, match="pickle"):
             action()
     assert not mark.exists()
@@ -180,15 +183,17 @@ def test_any_header_length_is_read_as_safetensors(tmp_path):
     "The first bytes of a file are its header's length, which may look like those of a pickle."
     for filler in range(0, 300, 8):
         save_weights(
-            VAE(hidden=(2,)).encoder,
+            mlp_vae(hidden=(2,)).encoder,
             tmp_path / "weights.safetensors",
             {"filler": "x" * filler},
         )
-        load_weights(VAE(hidden=(2,)).encoder, tmp_path / "weights.safetensors")
+        load_weights(mlp_vae(hidden=(2,)).encoder, tmp_path / "weights.safetensors")
 
 
 def test_every_truncation_of_a_weights_file_is_refused(tmp_path):
-    path = VAE(image_shape=(1, 4, 4), hidden=(3,)).save(tmp_path / "vae.safetensors")
+    path = mlp_vae(image_shape=(1, 4, 4), hidden=(3,)).save(
+        tmp_path / "vae.safetensors"
+    )
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
@@ -197,8 +202,8 @@ def test_every_truncation_of_a_weights_file_is_refused(tmp_path):
 
 
 def test_weights_of_another_architecture_leave_the_model_alone(tmp_path):
-    path = save_weights(VAE(latent_dim=3).encoder, tmp_path / "encoder.safetensors")
-    encoder = VAE(latent_dim=2).encoder
+    path = save_weights(mlp_vae(latent_dim=3).encoder, tmp_path / "encoder.safetensors")
+    encoder = mlp_vae(latent_dim=2).encoder
     before = [parameter.clone() for parameter in encoder.parameters()]
     with pytest.raises(ValueError, match="another architecture"):
         load_weights(encoder, path)
@@ -217,7 +222,7 @@ def test_distributions_say_which_shapes_differ():
 def test_samples_of_a_shape_score_under_that_shape():
     q = DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))
     assert q.log_prob(q.rsample((5,))).shape == (5, 4)
-    assert standard_normal_prior(2).log_prob(torch.zeros(7, 2)).shape == (7,)
+    assert StandardNormal(2)().log_prob(torch.zeros(7, 2)).shape == (7,)
     assert bernoulli(torch.zeros(5, 4, 1, 2, 2)).log_prob(
         torch.ones(4, 1, 2, 2)
     ).shape == (5, 4)

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 
 from vae_tutorial.data import binarize, load_mnist
-from vae_tutorial.evaluation import log_likelihood
+from vae_tutorial.likelihood import log_likelihood
 from vae_tutorial.vae import VAE
 
 ROOT = docs.ROOT

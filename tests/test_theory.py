@@ -101,7 +101,10 @@ def test_linear_gaussian_against_the_joint():
     W, eye = model.weight, torch.eye(4, **double)
     covariance = W @ W.T + 0.3 * eye
     gain = W.T @ torch.linalg.inv(covariance)
-    close(model.marginal.log_prob(x), MultivariateNormal(model.bias, covariance).log_prob(x))
+    close(
+        model.marginal.log_prob(x),
+        MultivariateNormal(model.bias, covariance).log_prob(x),
+    )
     close(model.encode(x).mean, (x - model.bias) @ gain.T)
     close(model.encode(x).covariance_matrix[0], torch.eye(2, **double) - gain @ W)
     z = random(9, 6, 2)
@@ -184,7 +187,9 @@ def test_quadrature_and_importance_sampling_agree_with_a_plain_sum():
     assert (
         (sampled.effective_sample_size >= 1) & (sampled.effective_sample_size <= 40_000)
     ).all()
-    close(sampled.errors, ((40_000 / sampled.effective_sample_size - 1) / 40_000).sqrt())
+    close(
+        sampled.errors, ((40_000 / sampled.effective_sample_size - 1) / 40_000).sqrt()
+    )
     assert abs(sampled.mean - sampled.values.mean().item()) < 1e-12
     close(
         torch.tensor(sampled.standard_error, **double),

@@ -283,6 +283,7 @@ FOLDS = {
     "check": "Checked:",
     "picture": "Code of the figure",
     "solution": "Solution",
+    "helper": "Helper",
 }
 
 

@@ -67,7 +67,7 @@ SETUP = {
     "torch.set_default_dtype",
     "torch.set_num_threads",
 }
-HIDDEN = {"imports", "check", "picture", "solution"}  # in JupyterLab, their source
+HIDDEN = {"imports", "check", "picture", "solution", "helper"}  # in JupyterLab, their source
 
 
 def is_setup(statement):
@@ -90,10 +90,11 @@ def is_verdict(statement):
 
 
 def kind(cell):
-    """What a code cell is for: "imports", "check", "picture", "solution", "lesson" or,
-    where it holds nothing but `#| default_exp`, "directive"."""
-    if re.search(r'^#\|\s*code-summary:\s*"?Solution', cell.source, re.M):
-        return "solution"
+    """What a code cell is for: "imports", "check", "picture", "solution", "helper",
+    "lesson" or, where it holds nothing but `#| default_exp`, "directive"."""
+    for summary in ("Solution", "Helper"):
+        if re.search(rf'^#\|\s*code-summary:\s*"?{summary}', cell.source, re.M):
+            return summary.lower()
     if re.search(r"^[!%]", cell.source, re.M):
         return "lesson"
     statements = ast.parse(cell.source).body

@@ -100,7 +100,7 @@ def _unpack(raw):
         for name in _MNIST_SHA256:
             os.replace(scratch / name, raw / name)
 
-
+# %% ../nbs/inside/84_mnist_archive.ipynb #unpack-2-a
 def _extract(folder):
     "Write the four files of the archive into `folder`."
     archive = files("vae_tutorial") / "assets" / "mnist.tar.xz"
@@ -142,7 +142,7 @@ def _installed(name, directory):
         _download(dataset, directory, folder)
     return folder
 
-
+# %% ../nbs/inside/84_mnist_archive.ipynb #read-2-a
 def _read_part(name, folder, part):
     "Images (n, 1, 28, 28) in [0, 1] and labels. Raises `OSError` for damaged files."
     try:

@@ -112,7 +112,7 @@ def _expected(tensors, model):
                 expected[f"adam.{i}.{average}"] = parameter
     return expected
 
-
+# %% ../nbs/inside/82_checkpoints.ipynb #doors-3-a
 def _check_tensors(tensors, model, path):
     "Raise `ValueError` unless names, shapes and dtypes are those of this model."
     random = {"random.cpu": torch.get_rng_state()}
@@ -123,7 +123,9 @@ def _check_tensors(tensors, model, path):
     found = {n: (t.shape, t.dtype) for n, t in tensors.items()}
     names = sorted(wanted.keys() | found.keys())
     misfits = [n for n in names if wanted.get(n) != found.get(n)]
-    misfits += [n for n in expected if n not in misfits and not tensors[n].isfinite().all()]
+    misfits += [
+        n for n in expected if n not in misfits and not tensors[n].isfinite().all()
+    ]
     if misfits or not _is_random_state(tensors["random.cpu"]):
         raise ValueError(
             f"{path} is damaged or holds a model of another architecture "

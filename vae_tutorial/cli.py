@@ -31,10 +31,11 @@ from .objectives import beta_elbo, elbo
 from .own_images import load_own_images
 from .plots import plot_latent_map, plot_losses, show_images
 from .plots import show_manifold, show_reconstructions, use_style
+from .recipes import RECIPES
 from .processes import SharedCheckpoint, agree, join_processes, own_rows
 from .processes import rank_and_world, shared_step
 from .training import fit
-from .vae import RECIPES, VAE
+from .vae import VAE
 
 # %% ../nbs/inside/79_commands.ipynb #app
 app = typer.Typer(
@@ -53,7 +54,7 @@ def _main():
     plt.switch_backend("agg")  # pictures go to files, never to a window
     use_style()
 
-
+# %% ../nbs/inside/79_commands.ipynb #app-a
 def _command(function):
     "Register a command whose documented errors end in one line."
 
@@ -93,7 +94,7 @@ def _leftovers(out):
 def _write_json(path, content):
     write_bytes((json.dumps(content, indent=1) + "\n").encode(), path)
 
-
+# %% ../nbs/inside/79_commands.ipynb #folder-2-a
 def _save_picture(axes, path):
     axes.figure.savefig(path)
     plt.close(axes.figure)
@@ -153,7 +154,7 @@ _SETTINGS = {
     "skip_unreadable": (bool,),
 }
 
-
+# %% ../nbs/inside/79_commands.ipynb #settings-2-a
 def _read_config(folder):
     "Settings of the run in `folder`. Raises `FileNotFoundError` or `ValueError`."
     path = Path(folder) / "config.json"
@@ -190,7 +191,7 @@ def _checked_config(path):
     _check_settings(config)
     return config
 
-
+# %% ../nbs/inside/79_commands.ipynb #settings-3-a
 def _sizes(config):
     "The sizes of the network, by name."
     yield "latent_dim", config["latent_dim"]
@@ -258,7 +259,7 @@ def _device(name):
             f"--device {name} is not available here: use cpu or auto"
         ) from error
 
-
+# %% ../nbs/inside/79_commands.ipynb #device-a
 def _auto_hidden(network, shape):
     "The post's layers; for convolutions, halvings down to a side of 4 to 7."
     if network == "mlp":
@@ -294,7 +295,7 @@ def _load(config, data_dir):
     options = (config["size"], config["color"], config["skip_unreadable"])
     return load_own_images(data, *options, validation)
 
-
+# %% ../nbs/inside/79_commands.ipynb #load-a
 def _check_data(data, size, color, skip_unreadable):
     "Raise `ValueError` unless there is such data and the options fit it."
     if data in _NAMES:
@@ -322,7 +323,7 @@ def _evaluate(folder, config, vae, test):
     _write_json(folder / "evaluation.json", result._asdict())
     return result
 
-
+# %% ../nbs/inside/79_commands.ipynb #show-2-a
 def _table(result):
     "Print an evaluation as a short table."
     title = f"{result.num_images:,} images, {result.pixels} pixels"
@@ -343,7 +344,7 @@ def _reconstruction_picture(vae, images):
     title = "Test images, each above its reconstruction"
     return show_reconstructions(images, vae.reconstruct(images), title=title)
 
-
+# %% ../nbs/inside/79_commands.ipynb #draw-a
 def _draw(folder, vae, history, result, images, labels):
     "Write the five pictures of a run and return their paths."
     kls = torch.tensor(result.kl_per_dimension)
@@ -452,7 +453,9 @@ def train(
     device = _device(device)
     rank = join_processes(device)
     asked = {n for n in config if context.get_parameter_source(n).name == "COMMANDLINE"}
-    resuming, config = agree(rank == 0 and _opened(out, config, asked, resume, overwrite))
+    resuming, config = agree(
+        rank == 0 and _opened(out, config, asked, resume, overwrite)
+    )
     _check_settings(config)
     splits = _load(config, data_dir)
     vae = _made(config, splits, device)
@@ -469,7 +472,9 @@ def train(
 def _asked_for(given):
     "The settings that the options ask for, in their own types."
     is_own = given["data"] not in _NAMES
-    pixels = given["pixels"].value if given["pixels"] else "grey" if is_own else "binary"
+    pixels = (
+        given["pixels"].value if given["pixels"] else "grey" if is_own else "binary"
+    )
     return {
         **{name: given[name] for name in _SETTINGS},
         "data": str(Path(given["data"]).resolve()) if is_own else given["data"],
@@ -484,7 +489,7 @@ def _opened(out, config, asked, resume, overwrite):
     resuming = _has_run(out, resume, overwrite)
     return resuming, _resumed(out, config, asked) if resuming else config
 
-
+# %% ../nbs/inside/79_commands.ipynb #train-3-a
 def _made(config, splits, device):
     "The model of a run, its automatic settings filled in."
     shape = tuple(splits.train.images[0].shape)
@@ -506,7 +511,7 @@ def _announce(config, splits, resuming):
         f"pixels{shared}; Ctrl-C stops, --resume goes on"
     )
 
-
+# %% ../nbs/inside/79_commands.ipynb #train-4-a
 def _how(vae, config, out, resuming):
     "The objective, and how its step is taken and kept."
     beta = config["beta"]
@@ -635,7 +640,7 @@ def reconstruct(
     _save_picture(_reconstruction_picture(vae, images[chosen]), path)
     typer.echo(path)
 
-
+# %% ../nbs/inside/79_commands.ipynb #reconstruct-a
 def _say_codes(vae, images, labels, chosen):
     "A line for each image: its label, and the mean and width of its posterior."
     with torch.no_grad():

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent
 from torch.distributions import constraints, register_kl
-from ._guards import checked
+from ._guards import check_event_dims, checked
 from .kernels import bernoulli_log_prob
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-07
@@ -93,12 +93,14 @@ class _BernoulliImage(Independent):
         return bernoulli_log_prob(logits.flatten(-dims), x.flatten(-dims))
 
 
+@checked
 def bernoulli(
-    logits: Tensor,  # Log odds of each pixel being on, shape (..., *image)
+    logits: Float[Tensor, "*image"],  # Log odds of each pixel being on, shape (..., *image)
     event_dims: int = 3,  # How many of the last dimensions make one image
 ) -> Independent:  # Distribution over images; log_prob has shape (...), in nats
     """Independent Bernoulli pixels (Kingma & Welling 2014, App. C.1).
 
     For values between 0 and 1 `log_prob` is minus the cross-entropy, no likelihood."""
+    check_event_dims(event_dims, logits.ndim)
     pixels = Bernoulli(logits=logits, validate_args=False)
     return _BernoulliImage(pixels, event_dims, validate_args=False)

@@ -67,6 +67,8 @@ def active_units(
     return means.var(0, correction=0) > threshold
 
 # %% ../nbs/build/14_evaluation.ipynb #helpers
+#| code-fold: true
+#| code-summary: "Helpers: the KL by dimension, where it comes from"
 def _gaussian_parts(d: Distribution):
     "Mean and log variance of a Gaussian with independent dimensions, or None."
     if isinstance(d, DiagonalGaussian):
@@ -81,7 +83,9 @@ def _kl_parts(q, p):
     q, p = _gaussian_parts(q), _gaussian_parts(p)
     return None if q is None or p is None else kl_per_dimension(*q, *p)
 
-
+# %% ../nbs/build/14_evaluation.ipynb #helpers-b2
+#| code-fold: true
+#| code-summary: "Helpers: the KL by dimension, where it comes from"
 def _about_the_code(posteriors, prior):
     "Where the KL comes from, its parts by dimension, how many units are active."
     kls = [_kl_parts(q, prior) for q in posteriors]
@@ -100,6 +104,8 @@ def _has_closed_form(q, p):
     return True
 
 # %% ../nbs/build/14_evaluation.ipynb #helpers-2
+#| code-fold: true
+#| code-summary: "Helpers: the KL by dimension, where it comes from"
 def _count_active(posteriors):
     "How many units are active, or None where posteriors have no known mean."
     try:

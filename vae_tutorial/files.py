@@ -58,7 +58,7 @@ def write_bytes(
             partial.unlink()  # there only when something went wrong
     return path
 
-
+# %% ../nbs/inside/81_files.ipynb #write-bytes-a
 def _write_through(path, content):
     "Write, and wait until it is on the disk."
     with path.open("wb") as file:

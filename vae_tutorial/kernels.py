@@ -58,6 +58,7 @@ def _is_plain(*tensors):
     return (
         first in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._is_torch_function_mode_enabled()  # a tape listens
         and all(t.dtype == first and t.device.type == "cpu" for t in tensors)
     )
 

@@ -106,7 +106,9 @@ def _quadrature(model, x, tolerance=0.01):
         values[todo] = finer
     return values, errors
 
-
+# %% ../nbs/build/16_log_likelihood.ipynb #quadrature-3
+#| code-fold: true
+#| code-summary: "Helpers: the coarse grid, and what lies beyond it"
 def _coarse_mass(model, x):
     "Log mass of each image in each block, up to a constant, shape (n, blocks)."
     z, _ = _block_points(torch.arange(_BLOCKS**2), 5, x)

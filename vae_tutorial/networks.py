@@ -10,7 +10,8 @@ import math
 from itertools import pairwise
 import torch
 from torch import Tensor, nn
-from ._guards import Count, check_halvings, check_layers, checked
+from ._guards import Count, check_architecture, check_halvings
+from ._guards import check_layers, checked
 from .distributions import DiagonalGaussian, bernoulli
 from .kernels import Linear
 
@@ -84,6 +85,7 @@ def conv_encoder(
     hidden: tuple[int, ...],  # Channels after each halving
 ) -> nn.Sequential:  # From images to 2 * latent_dim numbers
     "Convolutions that halve the image. Raises `ValueError` for sides not divisible."
+    check_architecture(image_shape, latent_dim, hidden)
     layers = []
     for inputs, outputs in pairwise([image_shape[0], *hidden]):
         layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
@@ -97,6 +99,7 @@ def conv_decoder(
     hidden: tuple[int, ...],  # Channels before each doubling
 ) -> nn.Sequential:  # From latent vectors to one number a pixel
     "Convolutions that double the image. Raises `ValueError` for sides not divisible."
+    check_architecture(image_shape, latent_dim, hidden)
     smallest = _halved(image_shape, hidden[::-1])
     layers = [Linear(latent_dim, math.prod(smallest)), nn.Unflatten(1, smallest)]
     for inputs, outputs in pairwise([*hidden, image_shape[0]]):

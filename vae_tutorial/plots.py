@@ -92,7 +92,7 @@ def _check_axes(axes):
             f"axes is a {type(axes).__name__}: pass matplotlib axes, or None"
         )
 
-
+# %% ../nbs/inside/77_plots.ipynb #cell-09-a
 def _check_dims(dims, latent_dim):
     "Raise `ValueError` unless `dims` are two dimensions of a latent space of that size."
     if (
@@ -104,7 +104,7 @@ def _check_dims(dims, latent_dim):
             f"dims is {dims!r}: it must be two whole numbers from 0 to {max(latent_dim, 2) - 1}"
         )
 
-
+# %% ../nbs/inside/77_plots.ipynb #cell-09-b
 def _mosaic(images, columns):
     "Images (n, channels, height, width) side by side with a one-pixel gap, as (rows, width[, 3]) values."
     n, channels, height, width = images.shape
@@ -119,7 +119,7 @@ def _mosaic(images, columns):
     )
     return canvas[0] if channels == 1 else canvas.nan_to_num(1.0).permute(1, 2, 0)
 
-
+# %% ../nbs/inside/77_plots.ipynb #cell-09-c
 def show_images(
     images: Tensor,  # Values in [0, 1], shape (n, 1 or 3, height, width)
     columns: int = 8,  # Images per row
@@ -262,7 +262,7 @@ def _stronghold(points, labels, digit, candidates=200, neighbours=100):
     share = (labels[nearest] == digit).float().mean(1)
     return own[(share - 0.1 * distances[:, -1]).argmax()].tolist()
 
-
+# %% ../nbs/inside/77_plots.ipynb #cell-17-a
 def plot_latent_map(
     means: Tensor,  # Posterior means, shape (n, latent_dim)
     labels: Tensor,  # Class numbers from 0 to 9, shape (n,)
