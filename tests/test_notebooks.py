@@ -27,7 +27,8 @@ LAYERS = [
     {"data", "objectives", "linear_gaussian", "checkpoints", "recipes", "variants"},
     {"networks", "_door", "importance", "own_images"},
     {"vae", "training", "evaluation", "likelihood"},
-    {"fast", "processes", "diagnosis", "widgets"},
+    {"fast", "processes", "diagnosis", "_live"},
+    {"widgets"},
     {"cli"},
 ]
 NEVER = {  # what must not know each other, though their layers would allow it
