@@ -25,7 +25,7 @@ PENDING = dict.fromkeys(
     concepts/04_reparameterization
     build/10_data build/11_networks build/12_vae build/13_training build/14_evaluation
     build/15_latent_space
-    practice/60_command_line practice/61_your_own_images practice/62_speed_and_scale
+    practice/60_command_line practice/62_speed_and_scale
     practice/63_results
     inside/85_exercises""".split(),
     REWRITE,
