@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from vae_tutorial.exercises import check
 from vae_tutorial.plots import latent_grid
-from vae_tutorial.vae import VAE
+from vae_tutorial.vae import mlp_vae
 
 double = {"dtype": torch.float64}
 GRID = torch.linspace(-14, 14, 2801, **double)
@@ -782,7 +782,7 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
     "live_figures.2": (
         sum(
             parameter.numel() * torch.finfo(torch.float16).bits // 8
-            for parameter in VAE().parameters()
+            for parameter in mlp_vae().parameters()
         ),
         [
             (218_644 * 32 // 8, "32 bits"),

@@ -223,6 +223,8 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
         path: path.read_bytes()
         for path in sorted((notebooks.ROOT / "vae_tutorial" / "assets").iterdir())
     }
+    assert run_all(page, address, token, "inside/74_behind_the_figures.ipynb") == []
+    assert page.locator(FAULTS).count() == 0
     problems = run_all(page, address, token, "inside/86_live_figures.ipynb")
     assert page.locator(FAULTS).count() == 0
 

@@ -38,7 +38,7 @@ PENDING = dict.fromkeys(
     limits/downstream.html limits/limits.html limits/diagnosis.html
     beyond/posterior_gap.html beyond/likelihoods.html practice/command_line.html
     practice/your_own_images.html practice/speed_and_scale.html
-    practice/questions.html inside/exercises.html inside/live_figures.html
+    practice/questions.html inside/exercises.html
     build/log_likelihood.html concepts/linear_gaussian.html""".split(),
     "waits for its rewriting",
 )

@@ -19,7 +19,7 @@ from .data import binarize
 
 # %% ../nbs/inside/76_the_door.ipynb #door-2
 def at_the_door(model, images, labels, validation, pixels, seed):
-    "Training and held-out data as tuples of parts, looked at and ready."
+    "Training and held-out data, looked at and ready, and what is done to each batch."
     like = next(model.parameters())
     held_out = validation if isinstance(validation, tuple) else (validation,)
     for part in (images, held_out[0]):
@@ -28,7 +28,8 @@ def at_the_door(model, images, labels, validation, pixels, seed):
     if isinstance(held_out[0], Tensor) and pixels == "binary":
         held_out = (binarize(held_out[0], seed), *held_out[1:])
     data = (images,) if labels is None else (images, labels)
-    return _moved(data, like), None if validation is None else _moved(held_out, like)
+    held_out = None if validation is None else _moved(held_out, like)
+    return _moved(data, like), held_out, binarize if pixels == "binary" else torch.clone
 
 
 def _moved(data, like):
@@ -81,7 +82,7 @@ def whole_run(model, checkpoint, seed):
         if checkpoint:
             checkpoint.close()
 
-
+# %% ../nbs/inside/76_the_door.ipynb #door-4-a
 def stop_unless_finite(record, means):
     "Raise `FloatingPointError` when a mean is no number any more."
     if not all(map(math.isfinite, means.values())):

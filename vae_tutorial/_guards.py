@@ -7,7 +7,8 @@ __all__ = ['Images', 'UnitImages', 'Latents', 'Model', 'ImageModel', 'Count', 'S
            'check_tensor', 'check_images', 'check_unit_interval', 'check_model', 'check_latents', 'check_count',
            'check_seed', 'check_number', 'check_path', 'check_architecture', 'check_size_of_network', 'check_layers',
            'check_halvings', 'check_num_validation', 'check_means', 'check_event_dims', 'check_comparable',
-           'check_rows', 'check_plane', 'check_table', 'seeded', 'unchecked', 'checked']
+           'check_rows', 'check_plane', 'check_table', 'check_columns', 'check_axes', 'check_dims', 'check_labels',
+           'check_drawable', 'check_pairs', 'check_history', 'seeded', 'unchecked', 'checked']
 
 # %% ../nbs/inside/80_guards.ipynb #imports
 import functools
@@ -334,16 +335,139 @@ def check_table(
             "rows and columns of finite numbers"
         )
 
+# %% ../nbs/inside/80_guards.ipynb #drawing-0
+def check_columns(
+    count: int,  # What the user passed
+    name: str = "columns",  # Of the argument
+) -> None:
+    "Raise `ValueError` unless it is a whole number from 1 to 1000."
+    check_count(name, count, most=1000)
+
+
+def check_axes(
+    axes,  # What the user passed
+) -> None:
+    "Raise `TypeError` unless these are matplotlib axes, or None."
+    from matplotlib.axes import Axes
+
+    if axes is not None and not isinstance(axes, Axes):
+        raise TypeError(
+            f"axes is a {type(axes).__name__}: pass matplotlib axes, or None"
+        )
+
+# %% ../nbs/inside/80_guards.ipynb #drawing-1
+def check_dims(
+    dims: tuple[int, int],  # What the user passed
+    latent_dim: int,  # Of the model
+) -> None:
+    "Raise `ValueError` unless `dims` are two dimensions of that latent space."
+    most = max(latent_dim, 2)
+    is_pair = isinstance(dims, (tuple, list)) and len(dims) == 2
+    if not is_pair or not all(type(dim) is int and 0 <= dim < most for dim in dims):
+        raise ValueError(
+            f"dims is {dims!r:.60}: it must be two whole numbers from 0 to {most - 1}"
+        )
+
+# %% ../nbs/inside/80_guards.ipynb #drawing-1-a
+def check_labels(
+    means: Tensor,  # Shape (n, latent_dim)
+    labels: Tensor,  # What the user passed
+) -> None:
+    "Raise unless there is a whole number for each of the means."
+    check_means(means, 0.0)
+    if means.numel() == 0:
+        raise ValueError(f"means has shape {tuple(means.shape)}: there is no dimension")
+    is_tensor = isinstance(labels, Tensor)
+    if not is_tensor or labels.is_floating_point() or labels.is_complex():
+        raise TypeError("labels must be a torch.Tensor of whole numbers")
+    if labels.shape != means.shape[:1]:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)} for {len(means)} means: one each"
+        )
+
+# %% ../nbs/inside/80_guards.ipynb #drawing-2
+def check_drawable(
+    images: Tensor,  # What the user passed
+    columns: int,  # Per row
+    title: str,  # Above
+    width: float | None,  # In inches
+    axes,  # Where
+) -> None:
+    "Raise `TypeError` or `ValueError` for what cannot be drawn."
+    check_tensor("images", images)
+    check_columns(columns)
+    check_axes(axes)
+    if not isinstance(title, str):
+        raise TypeError(f"title is a {type(title).__name__}: it must be text")
+    if width is not None:
+        check_number("width", width, above=True)
+        if width >= 1000:
+            raise ValueError(f"width is {width}: it must be below 1000 inches")
+    is_row = images.ndim == 4 and images.shape[1] in (1, 3)
+    if not is_row or images.numel() == 0:
+        raise ValueError(
+            f"images has shape {tuple(images.shape)}: show_images draws "
+            "(n, 1 or 3, height, width) with n at least 1"
+        )
+
+# %% ../nbs/inside/80_guards.ipynb #drawing-3
+def check_pairs(
+    originals: Tensor,  # What the user passed
+    reconstructions: Tensor,  # Likewise
+) -> None:
+    "Raise unless both are batches of images, of the same shape."
+    check_tensor("originals", originals)
+    check_tensor("reconstructions", reconstructions)
+    if originals.ndim != 4 or len(originals) == 0:
+        raise ValueError(
+            f"originals has shape {tuple(originals.shape)}: it must be "
+            "(n, channels, height, width) with n at least 1"
+        )
+    if originals.shape != reconstructions.shape:
+        raise ValueError(
+            f"originals has shape {tuple(originals.shape)} but reconstructions "
+            f"{tuple(reconstructions.shape)}: they must be equal"
+        )
+
+# %% ../nbs/inside/80_guards.ipynb #drawing-4
+def check_history(
+    history: list[dict],  # What the user passed
+    figure,  # Where to draw
+    terms: list[str],  # That each record must hold
+) -> None:
+    "Raise `TypeError` or `ValueError` unless this is a history as `fit` returns it."
+    from matplotlib.figure import Figure, SubFigure
+
+    if figure is not None and not isinstance(figure, (Figure, SubFigure)):
+        raise TypeError(
+            f"figure is a {type(figure).__name__}: pass a matplotlib figure, or None"
+        )
+    needed = {"epoch", "step", "split", *terms}
+    records = history if isinstance(history, list) else []
+    if not records or not all(_is_record(record, needed) for record in records):
+        raise ValueError(
+            "history must be a list of records as returned by fit, with numbers for "
+            f"{', '.join(sorted(needed))}, and steps counted from 1"
+        )
+
+# %% ../nbs/inside/80_guards.ipynb #drawing-4-a
+def _is_record(record, needed):
+    "Whether it holds a number for each name, and a step from 1."
+    if not isinstance(record, dict) or not needed <= record.keys():
+        return False
+    numbers = [record[name] for name in needed - {"split"}]
+    are_numbers = all(isinstance(number, (int, float)) for number in numbers)
+    return are_numbers and record["step"] >= 1
+
 # %% ../nbs/inside/80_guards.ipynb #per-alias
 def _check_alias(kind, name, value, model):
     "Check one argument by the alias in its annotation."
+    own = getattr(value, "shape", (0,))
     if kind in (Images, UnitImages):
-        shape = getattr(model, "image_shape", None)
-        shape = getattr(value, "shape", (0,))[1:] if shape is None else shape
+        shape = getattr(model, "image_shape", own[1:])
         check_images(value, shape, values=kind is UnitImages)
     elif kind is Latents:
-        shape = getattr(value, "shape", (0,))[-1:]
-        check_latents(value, getattr(model, "latent_dim", *shape or (0,)))
+        check_latents(value, getattr(model, "latent_dim", [*own, 0][-1]))
     elif kind in (Model, ImageModel):
         check_model(name, value, kind)
     elif kind is Count:
@@ -418,11 +542,7 @@ def checked(function):
             return function(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
         model = given.get("self", given.get("model"))
-        for name, value in given.items():
-            kind = kinds[name]
-            if value is not None or kind is signature.parameters[name].annotation:
-                _check_alias(kind, name, value, model)
-        _check_kinship(_floats(given), model)
+        _check_all(given, kinds, signature, model)
         try:
             return typed(*args, **kwargs)
         except TypeCheckError as error:
@@ -466,6 +586,16 @@ def _refuse_sizes(error, tensors, model):
     raise ValueError(f"the shapes do not fit together: {listed}") from error
 
 
+def _check_all(given, kinds, signature, model):
+    "By alias, and for kinship; None where None may stand passes."
+    for name, value in given.items():
+        kind = kinds[name]
+        may_be_none = kind is not signature.parameters[name].annotation
+        if value is not None or not may_be_none:
+            _check_alias(kind, name, value, model)
+    _check_kinship(_floats(given), model)
+
+# %% ../nbs/inside/80_guards.ipynb #decorator-3-a-a
 def _floats(given):
     "The tensors of floats among the arguments, by name."
     return {

@@ -58,11 +58,7 @@ def _history(metadata, settings, path):
     try:
         saved = parse_json(metadata["training"])
         before, records = saved["settings"], saved["history"]
-        changed = [
-            f"{name} was {before.get(name)!r:.60}, is {value!r:.60}"
-            for name, value in settings.items()
-            if before.get(name) != value
-        ]
+        changed = _changes(before, settings)
         for record in records:
             _check_record(record)
     except (*_BAD, LookupError, OverflowError) as error:
@@ -81,6 +77,15 @@ def _history(metadata, settings, path):
 _BAD = (AttributeError, TypeError, ValueError)
 
 
+def _changes(before, now):
+    "Which settings are not what they were, in words."
+    return [
+        f"{name} was {before.get(name)!r:.60}, is {value!r:.60}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
 def _check_record(record):
     "Raise `ValueError` unless it counts epochs and holds finite numbers."
     counts = (record["epoch"], record["step"])
@@ -89,7 +94,7 @@ def _check_record(record):
     if not (are_counts and numbers and all(math.isfinite(v) for v in numbers)):
         raise ValueError(f"its history holds {record!r:.100}")
 
-
+# %% ../nbs/inside/82_checkpoints.ipynb #doors-2-a
 def _refuse_nan(tensors, records, path):
     "Raise `FloatingPointError` for a state that is no longer finite."
     for name, tensor in tensors.items():
@@ -164,12 +169,11 @@ class Checkpoint:
         folder: PathLike,  # Where to keep it
         resume: bool = False,  # Go on from what is there, if anything is
     ):
-        self.folder, self.resume = Path(folder), resume
+        self.folder, self.resume, self.metrics = Path(folder), resume, None
         self.path = self.folder / "checkpoint.safetensors"
-        self.settings, self.metrics = None, None
 
     def begin(self, model, optimizer, settings):
-        "Resume, or keep the start. Returns the history. Raises `ValueError`, `OSError`."
+        "Resume, or keep the start; returns the history. `ValueError`, `OSError`."
         self.settings, records = settings, []
         if self.resume and self.path.exists():
             records = self.load(model, optimizer)
@@ -189,8 +193,8 @@ class Checkpoint:
 
     def load(self, model, optimizer):
         "The history; model and optimizer as they were. `ValueError` if it can't be."
-        tensors, metadata = read_safetensors(self.path)
-        records = _history(metadata, self.settings, self.path)
+        tensors, text = read_safetensors(self.path)
+        records = _history(text, self.settings, self.path)
         _check_tensors(tensors, model, self.path)
         restore_training(tensors, model, optimizer)
         return records
@@ -200,6 +204,5 @@ class Checkpoint:
         _append(self.metrics, record)
 
     def close(self):
-        "Every record was flushed: nothing is left to lose."
-        with suppress(OSError, AttributeError):
+        with suppress(OSError, AttributeError):  # every record was flushed
             self.metrics.close()

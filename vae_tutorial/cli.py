@@ -447,25 +447,30 @@ def train(
     overwrite: OverwriteOption = False,
 ):
     "Train a VAE, evaluate it on the test set, and leave all results in a folder."
+    given = dict(locals())
     _check_data(data, size, color, skip_unreadable)
-    given = {name: value for name, value in locals().items() if name in _SETTINGS}
     config = _asked_for(given)
-    device = _device(device)
-    rank = join_processes(device)
     asked = {n for n in config if context.get_parameter_source(n).name == "COMMANDLINE"}
-    resuming, config = agree(
-        rank == 0 and _opened(out, config, asked, resume, overwrite)
-    )
+    device = _device(device)
+    first = join_processes(device) == 0
+    opened = first and _opened(out, config, asked, resume, overwrite)
+    resuming, config = agree(opened)
+    _run(out, config, resuming, device, data_dir)
+
+# %% ../nbs/inside/79_commands.ipynb #train-2b
+def _run(out, config, resuming, device, data_dir):
+    "Train with these settings; nothing is written before all is looked at."
     _check_settings(config)
     splits = _load(config, data_dir)
     vae = _made(config, splits, device)
-    if rank == 0:  # nothing is wrong with the options
+    first = rank_and_world()[0] == 0
+    if first:  # nothing is wrong with the options
         keep = ("checkpoint.safetensors", "metrics.jsonl") if resuming else ()
         _start_run(out, config, keep)
         _announce(config, splits, resuming)
     agree(None)  # no process trains before the folder is there
     history = _fit(vae, splits, config, out, resuming)
-    if rank == 0:
+    if first:
         _finish(out, config, vae, splits.test, history)
 
 # %% ../nbs/inside/79_commands.ipynb #train-3
@@ -528,26 +533,29 @@ def _how(vae, config, out, resuming):
     return {"objective": objective, "checkpoint": Checkpoint(out, resuming), **step}
 
 # %% ../nbs/inside/79_commands.ipynb #train-5
+_AGAIN = "vae-tutorial train --out"
+
+# %% ../nbs/inside/79_commands.ipynb #train-5-a
 def _fit(vae, splits, config, out, resuming):
     "Train, and say where the last good state is when it ends before its time."
-    names = ("epochs", "batch_size", "pixels", "seed")
-    options = {name: config[name] for name in names} | {"learning_rate": config["lr"]}
+    names = {"epochs": "epochs", "batch_size": "batch_size", "pixels": "pixels"}
+    names |= {"seed": "seed", "learning_rate": "lr"}
+    options = {name: config[setting] for name, setting in names.items()}
     held_out = splits.validation.images if config["validation"] else None
     how = _how(vae, config, out, resuming)
     safe = f"The last complete epoch is safe in {out / 'checkpoint.safetensors'}"
     try:
         return fit(vae, splits.train.images, held_out, **options, **how)
     except KeyboardInterrupt:
-        again = f"vae-tutorial train --out {out} --resume"
-        typer.echo(f"\nstopped. {safe}. Go on with: {again}", err=True)
+        typer.echo(f"\nstopped. {safe}. Go on with: {_AGAIN} {out} --resume", err=True)
         raise typer.Exit(130)
     except RuntimeError as error:
         if rank_and_world()[1] == 1:
             raise
-        first = str(error).splitlines()[0][:100]
         raise OSError(
-            f"another process of this run stopped, or its connection broke ({first}). "
-            f"{safe}; with --resume, torchrun --max-restarts goes on from there"
+            "another process of this run stopped, or its connection broke "
+            f"({str(error).splitlines()[0][:100]}). {safe}; with --resume, torchrun "
+            "--max-restarts goes on from there"
         ) from error
 
 # %% ../nbs/inside/79_commands.ipynb #train-6
@@ -628,19 +636,24 @@ def reconstruct(
     config, vae = _open_run(run)
     path = _picture_path(run, out, "reconstructions.png")
     images, labels = _as_seen(config, _load(config, data_dir).test)
-    if not 1 <= num <= len(images):
-        raise ValueError(
-            f"--num is {num}: it must be from 1 to {len(images)}, "
-            "the number of test images"
-        )
-    check_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(images), generator=generator)[:num]
+    chosen = _chosen(num, seed, len(images))
     _say_codes(vae, images, labels, chosen)
     _save_picture(_reconstruction_picture(vae, images[chosen]), path)
     typer.echo(path)
 
 # %% ../nbs/inside/79_commands.ipynb #reconstruct-a
+def _chosen(num, seed, num_images):
+    "Which images. Raises `ValueError` when there are not so many."
+    if not 1 <= num <= num_images:
+        raise ValueError(
+            f"--num is {num}: it must be from 1 to {num_images}, "
+            "the number of test images"
+        )
+    check_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(num_images, generator=generator)[:num]
+
+
 def _say_codes(vae, images, labels, chosen):
     "A line for each image: its label, and the mean and width of its posterior."
     with torch.no_grad():

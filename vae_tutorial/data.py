@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from ._guards import PathLike, Seed, check_num_validation, checked
-from ._mnist import data_directory, read_dataset
+from ._mnist import read_dataset
 
 # %% ../nbs/build/10_data.ipynb #cell-15
 class LabelledImages(NamedTuple):

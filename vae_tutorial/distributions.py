@@ -95,7 +95,7 @@ class _BernoulliImage(Independent):
 
 @checked
 def bernoulli(
-    logits: Float[Tensor, "*image"],  # Log odds of each pixel being on, shape (..., *image)
+    logits: Float[Tensor, "*image"],  # Log odds of each pixel being on
     event_dims: int = 3,  # How many of the last dimensions make one image
 ) -> Independent:  # Distribution over images; log_prob has shape (...), in nats
     """Independent Bernoulli pixels (Kingma & Welling 2014, App. C.1).

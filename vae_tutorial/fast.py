@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from .kernels import Linear, _sum_of_logs, product
 from .networks import BernoulliPixels, Gaussian, StandardNormal
-from .objectives import ElboTerms, WeightedTerms, elbo
+from .objectives import ElboTerms, WeightedTerms
 from .vae import VAE
 
 # %% ../nbs/practice/65_gradients_by_hand.ipynb #stack

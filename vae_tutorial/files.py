@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
-from ._guards import PathLike, check_path, checked
+from ._guards import PathLike, checked
 
 # %% ../nbs/inside/81_files.ipynb #write
 @checked
@@ -143,7 +143,7 @@ def load_weights(
     module: nn.Module,  # Module to fill, of the architecture that was saved
     path: str | Path,  # File written by `save_weights`
 ) -> nn.Module:  # The same module
-    "Fill the module. Raises `ValueError` for a file that does not fit; nothing changes."
+    "Fill the module. Raises `ValueError`, and changes nothing, for what can't fit."
     _check_module(module)
     tensors, _ = read_safetensors(path)
     check_fit(module, tensors, path)

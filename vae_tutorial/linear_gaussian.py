@@ -21,7 +21,7 @@ class LinearGaussian:
     def __init__(
         self,
         weight: Float[Tensor, "data latent"],  # W
-        bias: Float[Tensor, "data"],  # m
+        bias: Float[Tensor, " data"],  # m
         noise_variance: Float[Tensor, ""] | float,  # s squared, positive
     ):
         self.weight, self.bias = weight, bias

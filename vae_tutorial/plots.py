@@ -7,8 +7,8 @@ __all__ = ['DIGIT_COLORS', 'TERM_COLORS', 'use_style', 'show_images', 'show_reco
            'latent_grid', 'show_manifold']
 
 # %% ../nbs/inside/77_plots.ipynb #imports
-import os
 import math
+import os
 from collections.abc import Callable
 import matplotlib.pyplot as plt
 import torch
@@ -17,148 +17,96 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Normal
-from ._guards import check_tensor
+from ._guards import check_axes, check_columns, check_dims, check_drawable
+from ._guards import check_history, check_labels, check_pairs, check_tensor
 
-# %% ../nbs/inside/77_plots.ipynb #cell-06
-DIGIT_COLORS = [
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#b9ac70",
-    "#832db6",
-    "#a96b59",
-    "#92dadd",
-    "#94a4a2",
-    "#717581",
-    "#e76300",
-]
+# %% ../nbs/inside/77_plots.ipynb #colors
+DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#b9ac70", "#832db6"]
+DIGIT_COLORS += ["#a96b59", "#92dadd", "#94a4a2", "#717581", "#e76300"]
 TERM_COLORS = {"elbo": "#3f90da", "reconstruction": "#bd1f01", "kl": "#e69500"}
+
+# %% ../nbs/inside/77_plots.ipynb #style
+_LEFT_OUT = (
+    'print("Left out: a slow cell. To run it, set the environment variable '
+    'VAE_TUTORIAL_SLOW=1 and start the kernel again.")\n'
+)
 
 
 def _skip_slow(lines):
     "Cells marked slow write stored results; running a whole notebook leaves them out."
-    return (
-        [
-            'print("Left out: a slow cell. To run it, set the environment variable VAE_TUTORIAL_SLOW=1 and start the kernel again.")\n'
-        ]
-        if lines and lines[0].startswith("#| slow")
-        else lines
-    )
+    return [_LEFT_OUT] if lines and lines[0].startswith("#| slow") else lines
+
+# %% ../nbs/inside/77_plots.ipynb #style-2
+_LOOK = {
+    "figure.dpi": 96,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=DIGIT_COLORS),
+    "legend.frameon": False,
+    "image.cmap": "gray_r",
+}
 
 
 def use_style():
-    "Set the project's look for all matplotlib figures that follow; in a notebook they have two pixels for one, and cells marked slow are left out."
-    plt.rcParams.update(
-        {
-            "figure.dpi": 96,
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": "white",
-            "savefig.dpi": 160,
-            "font.size": 10,
-            "axes.titlesize": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=DIGIT_COLORS),
-            "legend.frameon": False,
-            "image.cmap": "gray_r",
-        }
-    )
+    "The course's look for all figures that follow; slow cells are left out."
+    plt.rcParams.update(_LOOK)
     if "inline" in plt.get_backend():
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-        from IPython import get_ipython
+        _style_notebook()
 
-        set_matplotlib_formats("retina")
-        shell = get_ipython()
-        if (
-            shell
-            and not os.environ.get("VAE_TUTORIAL_SLOW")
-            and _skip_slow not in shell.input_transformers_cleanup
-        ):
-            shell.input_transformers_cleanup.append(_skip_slow)
+# %% ../nbs/inside/77_plots.ipynb #style-3
+def _style_notebook():
+    "Two pixels for one, and no slow cells unless VAE_TUTORIAL_SLOW is set."
+    from IPython import get_ipython
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-# %% ../nbs/inside/77_plots.ipynb #cell-09
-def _check_count(**counts):
-    "Raise `ValueError` unless each is a whole number from 1 to 1000."
-    for name, count in counts.items():
-        if type(count) is not int or not 1 <= count <= 1000:
-            raise ValueError(
-                f"{name} is {count!r}: it must be a whole number from 1 to 1000"
-            )
+    set_matplotlib_formats("retina")
+    shell = get_ipython()
+    if shell is None or os.environ.get("VAE_TUTORIAL_SLOW"):
+        return
+    if _skip_slow not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(_skip_slow)
 
-
-def _check_axes(axes):
-    if axes is not None and not isinstance(axes, Axes):
-        raise TypeError(
-            f"axes is a {type(axes).__name__}: pass matplotlib axes, or None"
-        )
-
-# %% ../nbs/inside/77_plots.ipynb #cell-09-a
-def _check_dims(dims, latent_dim):
-    "Raise `ValueError` unless `dims` are two dimensions of a latent space of that size."
-    if (
-        not isinstance(dims, (tuple, list))
-        or len(dims) != 2
-        or not all(type(dim) is int and 0 <= dim < max(latent_dim, 2) for dim in dims)
-    ):
-        raise ValueError(
-            f"dims is {dims!r}: it must be two whole numbers from 0 to {max(latent_dim, 2) - 1}"
-        )
-
-# %% ../nbs/inside/77_plots.ipynb #cell-09-b
+# %% ../nbs/inside/77_plots.ipynb #mosaic
 def _mosaic(images, columns):
-    "Images (n, channels, height, width) side by side with a one-pixel gap, as (rows, width[, 3]) values."
+    "Images side by side with a one-pixel gap, as (rows, width[, 3]) values."
     n, channels, height, width = images.shape
-    rows = math.ceil(n / columns)
-    canvas = torch.zeros(channels, rows * (height + 1) - 1, columns * (width + 1) - 1)
+    shape = math.ceil(n / columns) * (height + 1) - 1, columns * (width + 1) - 1
+    canvas = torch.zeros(channels, *shape)
     for i, image in enumerate(images.detach().cpu().float()):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         canvas[:, top : top + height, left : left + width] = image
-    canvas[:, height :: height + 1], canvas[:, :, width :: width + 1] = (
-        torch.nan,
-        torch.nan,
-    )
+    canvas[:, height :: height + 1] = torch.nan
+    canvas[:, :, width :: width + 1] = torch.nan
     return canvas[0] if channels == 1 else canvas.nan_to_num(1.0).permute(1, 2, 0)
 
-# %% ../nbs/inside/77_plots.ipynb #cell-09-c
+# %% ../nbs/inside/77_plots.ipynb #show-images
 def show_images(
     images: Tensor,  # Values in [0, 1], shape (n, 1 or 3, height, width)
     columns: int = 8,  # Images per row
     title: str = "",  # Above the picture
-    width: float
-    | None = None,  # Of the figure in inches; None fits the number of columns
+    width: float | None = None,  # Of the figure in inches; None fits the columns
     axes: Axes | None = None,  # Where to draw; None makes a figure
 ) -> Axes:  # The picture
-    "Draw images in a grid, ink dark on white. Raises `TypeError` or `ValueError` for what cannot be drawn."
-    check_tensor("images", images)
-    _check_count(columns=columns)
-    _check_axes(axes)
-    if not isinstance(title, str):
-        raise TypeError(f"title is a {type(title).__name__}: it must be text")
-    if width is not None and not (isinstance(width, (int, float)) and 0 < width < 1000):
-        raise ValueError(f"width is {width!r}: it must be a number of inches")
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
-        raise ValueError(
-            f"images has shape {tuple(images.shape)}: show_images draws (n, 1 or 3, height, width) with n at least 1"
-        )
+    "A grid of images, ink dark on white. Raises `TypeError` or `ValueError`."
+    check_drawable(images, columns, title, width, axes)
     canvas = _mosaic(images, columns)
     if axes is None:
         width = width or min(7.5, 0.25 + 0.7 * columns)
-        axes = plt.figure(
-            figsize=(
-                width,
-                width * canvas.shape[0] / canvas.shape[1] + (0.3 if title else 0),
-            )
-        ).gca()
+        height = width * canvas.shape[0] / canvas.shape[1] + (0.3 if title else 0)
+        axes = plt.figure(figsize=(width, height)).gca()
     cmap = plt.get_cmap("gray_r").copy()
     cmap.set_bad("#d8d8d8")
     axes.imshow(canvas, cmap=cmap, vmin=0, vmax=1, interpolation="none")
-    axes.set_title(
-        title, fontsize=max(10, 1.75 * (width or 0))
-    )  # wide pictures shrink most on a phone
+    axes.set_title(title, fontsize=max(10, 1.75 * (width or 0)))
     axes.axis("off")
     return axes
 
-# %% ../nbs/inside/77_plots.ipynb #cell-11
+# %% ../nbs/inside/77_plots.ipynb #show-reconstructions
 def show_reconstructions(
     originals: Tensor,  # Shape (n, channels, height, width)
     reconstructions: Tensor,  # Same shape
@@ -166,85 +114,32 @@ def show_reconstructions(
     title: str = "",  # Above the picture
     axes: Axes | None = None,  # Where to draw; None makes a figure
 ) -> Axes:  # The picture
-    "Draw each original above its reconstruction. Raises `TypeError` or `ValueError` for what cannot be drawn."
-    check_tensor("originals", originals)
-    check_tensor("reconstructions", reconstructions)
-    _check_count(columns=columns)
-    if originals.ndim != 4 or len(originals) == 0:
-        raise ValueError(
-            f"originals has shape {tuple(originals.shape)}: it must be (n, channels, height, width) with n at least 1"
-        )
-    if originals.shape != reconstructions.shape:
-        raise ValueError(
-            f"originals has shape {tuple(originals.shape)} but reconstructions {tuple(reconstructions.shape)}: they must be equal"
-        )
-    columns = min(columns, len(originals))
-    rows = []
+    "Each original above its reconstruction. Raises `TypeError` or `ValueError`."
+    check_columns(columns)
+    check_pairs(originals, reconstructions)
+    columns, rows = min(columns, len(originals)), []
     for top, bottom in zip(originals.split(columns), reconstructions.split(columns)):
         blank = top.new_zeros(columns - len(top), *top.shape[1:])
         rows += [top, blank, bottom.to(top), blank]
     return show_images(torch.cat(rows), columns, title, axes=axes)
 
-# %% ../nbs/inside/77_plots.ipynb #cell-14
+# %% ../nbs/inside/77_plots.ipynb #losses-2
+_TERMS = {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}
+_CIRCLES = {"linestyle": "none", "marker": "o", "markersize": 4}
+_STYLES = {"train": {"linewidth": 1.5}, "validation": _CIRCLES}
+
+
 def plot_losses(
     history: list[dict],  # As returned by `fit`
     figure: Figure | None = None,  # Where to draw; None makes a figure
 ) -> list[Axes]:  # Three panels: ELBO, reconstruction, KL
-    "Draw ELBO, reconstruction and KL against epochs, for training and validation. Raises `TypeError` or `ValueError` for no history."
-    if figure is not None and not isinstance(figure, (Figure, SubFigure)):
-        raise TypeError(
-            f"figure is a {type(figure).__name__}: pass a matplotlib figure, or None"
-        )
-    needed = {"epoch", "step", "split", *TERM_COLORS}
-    if (
-        not isinstance(history, list)
-        or not history
-        or not all(
-            isinstance(record, dict) and needed <= record.keys() for record in history
-        )
-    ):
-        raise ValueError(
-            f"history must be a list of records as returned by fit, with {', '.join(sorted(needed))}"
-        )
-    for record in history:
-        for name in needed - {"split"}:
-            if not isinstance(record[name], (int, float)):
-                raise ValueError(
-                    f"history holds {name} = {record[name]!r}: it must be a number"
-                )
-    if any(record["step"] < 1 for record in history):
-        raise ValueError("history holds a step below 1: steps are counted from 1")
-    figure = figure or plt.figure(figsize=(5, 5.4))
+    "The terms of the ELBO against epochs. Raises `TypeError` or `ValueError`."
+    check_history(history, figure, list(_TERMS))
+    figure = figure or plt.figure(figsize=(6.5, 5.4))
     panels = figure.subplots(3, 1, sharex=True)
-    steps = max(record["step"] for record in history)
-    for axes, (term, color) in zip(panels, TERM_COLORS.items()):
-        for split, style in (
-            ("train", {"linewidth": 1.5}),
-            (
-                "validation",
-                {
-                    "linestyle": "none",
-                    "marker": "o",
-                    "markersize": 4,
-                    "markerfacecolor": "white",
-                },
-            ),
-        ):
-            records = [record for record in history if record["split"] == split]
-            if records:
-                epochs = [
-                    record["epoch"] - 1 + record["step"] / steps for record in records
-                ]
-                axes.plot(
-                    epochs,
-                    [record[term] for record in records],
-                    color=color,
-                    label=split,
-                    **style,
-                )
-        axes.set_ylabel(
-            {"elbo": "ELBO", "reconstruction": "reconstruction", "kl": "KL"}[term]
-        )
+    for axes, (term, label) in zip(panels, _TERMS.items()):
+        _plot_term(axes, history, term)
+        axes.set_ylabel(label)
     panels[0].legend(fontsize=9, loc="lower right")
     panels[0].set_title("nats per image")
     panels[-1].set_xlabel("epoch")
@@ -252,107 +147,82 @@ def plot_losses(
     figure.align_ylabels()
     return list(panels)
 
-# %% ../nbs/inside/77_plots.ipynb #cell-17
+# %% ../nbs/inside/77_plots.ipynb #losses-3
+def _plot_term(axes, history, term):
+    "One term, for training and validation."
+    steps = max(record["step"] for record in history)
+    for split, style in _STYLES.items():
+        records = [record for record in history if record["split"] == split]
+        if records:
+            epochs = [r["epoch"] - 1 + r["step"] / steps for r in records]
+            values = [record[term] for record in records]
+            look = {"color": TERM_COLORS[term], "markerfacecolor": "white", **style}
+            axes.plot(epochs, values, label=split, **look)
+
+# %% ../nbs/inside/77_plots.ipynb #map-2
 def _stronghold(points, labels, digit, candidates=200, neighbours=100):
-    "The point of a class among whose nearest neighbours it has the largest share, and of these the densest."
+    "Where a class has the largest share of the nearest points, and they are dense."
     own = points[labels == digit][:candidates]
-    distances, nearest = torch.cdist(own, points).topk(
-        min(neighbours, len(points)), largest=False
-    )
+    near = torch.cdist(own, points)
+    distances, nearest = near.topk(min(neighbours, len(points)), largest=False)
     share = (labels[nearest] == digit).float().mean(1)
     return own[(share - 0.1 * distances[:, -1]).argmax()].tolist()
 
-# %% ../nbs/inside/77_plots.ipynb #cell-17-a
+# %% ../nbs/inside/77_plots.ipynb #map-3
 def plot_latent_map(
     means: Tensor,  # Posterior means, shape (n, latent_dim)
     labels: Tensor,  # Class numbers from 0 to 9, shape (n,)
-    dims: tuple[int, int] = (
-        0,
-        1,
-    ),  # Which two dimensions to draw; a one-dimensional space is drawn against chance
+    dims: tuple[int, int] = (0, 1),  # Which two dimensions to draw
     axes: Axes | None = None,  # Where to draw; None makes a figure
 ) -> Axes:  # The map
-    "Draw the latent means of many images, coloured by class. Raises `TypeError` or `ValueError` for what cannot be drawn."
-    check_tensor("means", means)
-    if means.ndim != 2 or means.numel() == 0:
-        raise ValueError(
-            f"means has shape {tuple(means.shape)}: it must be (n, latent_dim), n at least 1"
-        )
-    if (
-        not isinstance(labels, Tensor)
-        or labels.is_floating_point()
-        or labels.is_complex()
-    ):
-        raise TypeError("labels must be a torch.Tensor of whole numbers")
-    if labels.shape != means.shape[:1]:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)} for {len(means)} means: one label each"
-        )
-    _check_dims(dims, means.shape[1])
-    _check_axes(axes)
-    means, labels = means.detach().cpu(), labels.cpu()
-    if means.shape[1] == 1:
-        means = torch.cat(
-            [
-                means,
-                0.1
-                * torch.randn(means.shape, generator=torch.Generator().manual_seed(0)),
-            ],
-            dim=1,
-        )
-    points = means[:, list(dims)]
-    axes = axes or plt.figure(figsize=(5.2, 4.8)).gca()
+    "Latent means coloured by class. Raises `TypeError` or `ValueError`."
+    check_labels(means, labels)
+    check_dims(dims, means.shape[1])
+    check_axes(axes)
+    axes = axes or plt.figure(figsize=(6.2, 5)).gca()
+    points, labels = _plane(means.detach().cpu(), dims), labels.cpu()
     for digit in labels.unique().tolist():
+        look = {"color": DIGIT_COLORS[digit % 10], "label": str(digit)}
         own = points[labels == digit]
-        axes.scatter(
-            *own.T,
-            s=4,
-            alpha=0.6,
-            color=DIGIT_COLORS[digit % 10],
-            linewidths=0,
-            label=str(digit),
-            rasterized=True,
-        )
-    for digit in labels.unique().tolist():
-        axes.text(
-            *_stronghold(points, labels, digit),
-            str(digit),
-            fontsize=13,
-            fontweight="bold",
-            ha="center",
-            va="center",
-            bbox={
-                "boxstyle": "circle,pad=0.2",
-                "facecolor": "white",
-                "edgecolor": DIGIT_COLORS[digit % 10],
-                "linewidth": 1.5,
-            },
-        )
-    axes.set(
-        xlabel=f"$z_{{{dims[0] + 1}}}$",
-        ylabel="chance" if means.shape[1] == 1 else f"$z_{{{dims[1] + 1}}}$",
-        aspect="equal",
-    )
-    legend = axes.legend(
-        markerscale=4,
-        fontsize=9,
-        handletextpad=0.1,
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-    )
+        axes.scatter(*own.T, s=4, alpha=0.6, linewidths=0, **look)
+    _write_digits(axes, points, labels)
+    vertical = "chance" if means.shape[1] == 1 else f"$z_{{{dims[1] + 1}}}$"
+    axes.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=vertical, aspect="equal")
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    legend = axes.legend(markerscale=4, fontsize=9, handletextpad=0.1, **place)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
     return axes
 
-# %% ../nbs/inside/77_plots.ipynb #cell-25
+# %% ../nbs/inside/77_plots.ipynb #map-4
+def _plane(means, dims):
+    "Two of the dimensions; a single one against chance."
+    if means.shape[1] > 1:
+        return means[:, list(dims)]
+    generator = torch.Generator().manual_seed(0)
+    chance = 0.1 * torch.randn(means.shape, generator=generator)
+    return torch.cat([means, chance], dim=1)
+
+
+def _write_digits(axes, points, labels):
+    "Each digit once, in its stronghold."
+    center = {"ha": "center", "va": "center", "fontsize": 13, "fontweight": "bold"}
+    for digit in labels.unique().tolist():
+        edge = {"edgecolor": DIGIT_COLORS[digit % 10], "linewidth": 1.5}
+        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", **edge}
+        place = _stronghold(points, labels, digit)
+        axes.text(*place, str(digit), bbox=box, **center)
+
+# %% ../nbs/inside/77_plots.ipynb #grid
 def latent_grid(
     num: int = 15,  # Points along each side
     latent_dim: int = 2,  # Dimensions of the latent vectors
     dims: tuple[int, int] = (0, 1),  # The two that vary; all others stay 0
-) -> Tensor:  # Latent vectors, row by row from high to low second coordinate, shape (num * num, latent_dim); a line of num if latent_dim is 1
-    "Grid of prior quantiles from 2.5 % to 97.5 % (Kingma & Welling 2014, App. A). Raises `ValueError` for impossible sizes."
-    _check_count(num=num, latent_dim=latent_dim)
-    _check_dims(dims, latent_dim)
+) -> Tensor:  # Row by row, high second coordinates first, shape (num * num, latent_dim)
+    "Prior quantiles from 2.5 % to 97.5 % (Kingma & Welling 2014, App. A)."
+    check_columns(num, "num")
+    check_columns(latent_dim, "latent_dim")
+    check_dims(dims, latent_dim)
     quantiles = Normal(0.0, 1.0).icdf(torch.linspace(0.025, 0.975, num))
     if latent_dim == 1:
         return quantiles[:, None]
@@ -361,38 +231,35 @@ def latent_grid(
     z[:, dims[0]], z[:, dims[1]] = horizontal.flatten(), vertical.flatten()
     return z
 
-# %% ../nbs/inside/77_plots.ipynb #cell-27
+# %% ../nbs/inside/77_plots.ipynb #manifold-2
 def show_manifold(
-    decode: Callable[
-        [Tensor], Tensor
-    ],  # From latent vectors (n, latent_dim) to images (n, channels, height, width)
+    decode: Callable[[Tensor], Tensor],  # From (n, latent_dim) to images
     num: int = 15,  # Images along each side
     latent_dim: int = 2,  # Dimensions of the latent vectors
     dims: tuple[int, int] = (0, 1),  # The two that vary; all others stay 0
     axes: Axes | None = None,  # Where to draw; None makes a figure
 ) -> Axes:  # The picture
-    "Decode a grid over two latent dimensions. Raises `TypeError` or `ValueError` for what cannot be drawn."
+    "A grid over two latent dimensions, decoded. Raises `TypeError` or `ValueError`."
     if not callable(decode):
-        raise TypeError(
-            f"decode is a {type(decode).__name__}: pass a function from latent vectors to images"
-        )
+        raise TypeError(f"decode is a {type(decode).__name__}: pass a function")
     with torch.no_grad():
         images = decode(latent_grid(num, latent_dim, dims))
     check_tensor("what decode returns", images)
     axes = show_images(images, columns=num, width=5.4, axes=axes)
-    axes.axis("on")
-    side = images.shape[-1] + 1
+    _label_manifold(axes, num, images.shape[-1] + 1, latent_dim == 1, dims)
+    return axes
+
+# %% ../nbs/inside/77_plots.ipynb #manifold-3
+def _label_manifold(axes, num, side, is_line, dims):
+    "Latent values where they fall among the prior's quantiles."
     values = torch.tensor([-1.5, -1, -0.5, 0, 0.5, 1, 1.5])
-    places = (
-        side * ((Normal(0.0, 1.0).cdf(values) - 0.025) / 0.95 * (num - 1) + 0.5)
-    ).tolist()  # where they fall among the quantiles
+    share = (Normal(0.0, 1.0).cdf(values) - 0.025) / 0.95
+    places = (side * (share * (num - 1) + 0.5)).tolist()
     labels = [f"{value:g}" for value in values.tolist()]
+    axes.axis("on")
     axes.set_xticks(places, labels)
-    axes.set_yticks(*([], []) if latent_dim == 1 else (places, labels[::-1]))
-    axes.set(
-        xlabel=f"$z_{{{dims[0] + 1}}}$",
-        ylabel="" if latent_dim == 1 else f"$z_{{{dims[1] + 1}}}$",
-    )
+    axes.set_yticks(*([], []) if is_line else (places, labels[::-1]))
+    vertical = "" if is_line else f"$z_{{{dims[1] + 1}}}$"
+    axes.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=vertical)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    return axes

@@ -66,7 +66,7 @@ def fit(
     batch_size: Count = 128,  # Images per step
     learning_rate: Positive = 1e-3,  # Of Adam
     pixels: PixelKind = "binary",  # "binary": black or white by chance; "grey": as is
-    objective: Callable = elbo,  # objective(model, x[, labels]); maximizes its first term
+    objective: Callable = elbo,  # objective(model, x[, labels]) gives named terms
     seed: Seed = 0,  # Decides order, pixels and latent samples
     checkpoint: Any = None,  # A `Checkpoint`, to keep the state and to resume
     step: Callable = gradient_step,  # How a step is taken
@@ -76,10 +76,9 @@ def fit(
     callback: Callable | None = None,  # Receives each record; may raise to stop
 ) -> list[dict]:  # One record per report: epoch, step, split and mean terms, in nats
     "Maximize an objective by Adam (Kingma & Welling 2014, Algorithm 1)."
-    data, held = at_the_door(model, images, labels, validation, pixels, seed)
+    data, held, prepare = at_the_door(model, images, labels, validation, pixels, seed)
     settings = settings_of(locals())
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    prepare = binarize if pixels == "binary" else lambda x: x
     history = History(len(images), batch_size, epochs, log_every, log, callback)
     train = partial(train_epoch, model, objective, optimizer, prepare, step)
     with whole_run(model, checkpoint, seed):

@@ -49,7 +49,8 @@ const logPrior = z => -0.5 * (z[0] ** 2 + z[1] ** 2) - Math.log(2 * Math.PI);   
 
 function loadVAE(view) {                             // the weights of a VAE with two latent dimensions, as saved by VAE.save
   const tensors = readSafetensors(view), encoder = layersOf(tensors, 'encoder'), decoder = layersOf(tensors, 'decoder');
-  const [, height, width] = JSON.parse(tensors.metadata.vae).image_shape, last = decoder.at(-1);
+  const recipe = JSON.parse(tensors.metadata.vae), last = decoder.at(-1);
+  const [, height, width] = (recipe.arguments ?? recipe).image_shape;
   const relu = x => { for (let i = 0; i < x.length; i++) if (x[i] < 0) x[i] = 0; return x; };
   const run = (layers, x) => layers.reduce((x, layer, n) => (x = linear(layer, x), n < layers.length - 1 ? relu(x) : x), x);
   const hidden = z => relu(run(decoder.slice(0, -1), Float32Array.from(z)));
