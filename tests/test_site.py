@@ -251,7 +251,7 @@ def test_site_has_what_readers_expect(browser, site, address):
         page.fill(
             "input[type=search], #quarto-search input, .search-input", "importance"
         )
-        page.wait_for_selector("a[href*='evaluation.html'] >> visible=true")
+        page.wait_for_selector("a[href*='importance_weighting.html'] >> visible=true")
         assert visit.problems == []
     assert (site / "build" / "13_training.ipynb").read_bytes() == (
         ROOT / "nbs" / "build" / "13_training.ipynb"
@@ -472,7 +472,7 @@ def test_figures_draw_within_a_second(live):
 def test_encoder_and_decoder_equal_pytorchs(live, truth):
     vae, images = truth
     with torch.no_grad():
-        mean, log_variance = vae.encoder(images)
+        q = vae.encode(images)
     z = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     answer = live.page.evaluate(
         """([images, z]) => {
@@ -487,16 +487,16 @@ def test_encoder_and_decoder_equal_pytorchs(live, truth):
     )
     torch.testing.assert_close(
         torch.tensor(answer["codes"]),
-        torch.cat([mean, log_variance], 1),
+        torch.cat([q.mean, q.log_variance], 1),
         atol=1e-3,
         rtol=1e-3,
     )
     with torch.no_grad():
-        logits = vae.decoder(z).flatten(1)
+        logits = vae.decode(z).base_dist.logits.flatten(1)
     torch.testing.assert_close(
         torch.tensor(answer["logits"]), logits, atol=1e-3, rtol=1e-3
     )
-    assert logits.std() > 1 and mean.std() > 0.5
+    assert logits.std() > 1 and q.mean.std() > 0.5
 
 
 def test_elbo_and_exact_likelihood_equal_pythons(live, truth):
