@@ -152,9 +152,8 @@ class Adam(torch.optim.Adam):
         given = {name: group[name] for name in _ADAM}
         beta1, beta2 = group["betas"]
         gradients = [p.grad for p in trained]
-        torch._fused_adam_(
-            trained, gradients, mean, square, [], steps, beta1=beta1, beta2=beta2, **given
-        )
+        lists = (trained, gradients, mean, square, [], steps)
+        torch._fused_adam_(*lists, beta1=beta1, beta2=beta2, **given)
 
 
 _ADAM = ("lr", "weight_decay", "eps", "maximize", "amsgrad")
