@@ -1,7 +1,10 @@
-"""Seconds per epoch of training loops for the same VAE (784-128-64-2·latent, batch 128, Adam, grey MNIST), side by side.
+"""Seconds per epoch of training loops for the same VAE (784-128-64-2·latent, batches of
+128, Adam, grey MNIST), and seconds of importance sampling (300 images, 1,000 samples
+each) on the same weights, side by side.
 
-Each loop is timed in a process of its own, in turns, several times, with one and two threads; medians and ratios go to
-nbs/results/training_speed.json. `make bench` runs it in an environment that has the peers (Pythae 0.1.2, JAX, Optax).
+Each is timed in a process of its own, in turns, several times, with one and two
+threads; medians and ratios go to nbs/results/training_speed.json. `make bench` runs it
+in an environment that has the peers (Pythae 0.1.2, JAX, Optax).
 python bench/training.py [--rounds 5] [--threads 1 2] [--images 60000] [LOOP ...]"""
 
 import argparse
@@ -15,6 +18,7 @@ import time
 from pathlib import Path
 
 LATENT, BATCH = 2, 128
+IMAGES, SAMPLES = 300, 1000  # of importance sampling
 RESULTS = (
     Path(__file__).resolve().parent.parent / "nbs" / "results" / "training_speed.json"
 )
@@ -37,7 +41,7 @@ def timed(epoch, warm_up=lambda: None):
 def _as_pil_dataset(num):
     "MNIST as torchvision gives it: a PIL image per item, then ToTensor."
     import torchvision
-    from vae_tutorial.data import data_directory, install_mnist
+    from vae_tutorial._mnist import data_directory, install_mnist
 
     install_mnist()
     dataset = torchvision.datasets.MNIST(
@@ -48,7 +52,8 @@ def _as_pil_dataset(num):
 
 
 def post(num):
-    "The blog post's loop: DataLoader over PIL images, sigmoid and BCE summed over the batch, two parameter groups; its bugs fixed."
+    """The blog post's loop: DataLoader over PIL images, sigmoid and BCE summed over the
+    batch, two parameter groups; its bugs fixed."""
     import torch
     from torch import nn, optim
     from torch.nn import functional as F
@@ -156,7 +161,7 @@ def in_memory_logits_fused(num):
 
 
 def pytorch_examples(num):
-    "The pattern of pytorch/examples/vae: as above, `.item()` at every step, one module."
+    "The pattern of pytorch/examples/vae: as above, `.item()` at every step."
     import torch
     from torch import nn, optim
     from torch.nn import functional as F
@@ -198,15 +203,11 @@ def pytorch_examples(num):
     return timed(epoch, lambda: epoch(20))
 
 
-def pythae(num):
-    "Pythae 0.1.2: its own trainer, with our two networks; the time between the end of the first epoch and that of the second."
-    import tempfile
-    import torch
+def _pythae_model():
+    "Our two networks as a model of Pythae."
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-    from pythae.trainers.training_callbacks import TrainingCallback
     from torch import nn
 
     class Encoder(BaseEncoder):
@@ -238,20 +239,28 @@ def pythae(num):
         def forward(self, z):
             return ModelOutput(reconstruction=self.layers(z).reshape(-1, 1, 28, 28))
 
+    config = VAEConfig(
+        input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce"
+    )
+    return VAE(config, Encoder(), Decoder())
+
+
+def pythae(num):
+    """Pythae 0.1.2: its own trainer; the time between the end of the first epoch and
+    that of the second."""
+    import tempfile
+    import torch
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    from pythae.trainers.training_callbacks import TrainingCallback
+
     class Clock(TrainingCallback):
         ends = []
 
         def on_epoch_end(self, *_, **__):
             self.ends.append(time.perf_counter())
 
-    from pythae.data.datasets import BaseDataset
-
-    images = mnist(num)
-    model = VAE(
-        VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce"),
-        Encoder(),
-        Decoder(),
-    )
+    images, model = mnist(num), _pythae_model()
     with tempfile.TemporaryDirectory() as folder:
         settings = BaseTrainerConfig(
             output_dir=folder,
@@ -272,7 +281,7 @@ def pythae(num):
 
 
 def jax_scan(num):
-    "JAX: one jitted function that scans over all batches of an epoch; compilation not counted."
+    "JAX: one jitted function scans over all batches; compilation not counted."
     import jax
     import jax.numpy as jnp
     import optax
@@ -334,79 +343,182 @@ def jax_scan(num):
     )
 
 
-def _ours(num, **options):
+def _ours(num, pixels, by_hand):
     import torch
+    from vae_tutorial.fast import step_by_hand
     from vae_tutorial.training import fit
-    from vae_tutorial.vae import VAE
+    from vae_tutorial.vae import mlp_vae
 
     images = mnist(num)
     torch.manual_seed(0)
-    model = VAE(latent_dim=LATENT)
-    fit(model, images[: 20 * BATCH], epochs=1, log=None, **options)
-    ends = []
-    fit(
-        model,
-        images,
-        epochs=2,
-        log=None,
-        callback=lambda record: (
+    model, options, ends = mlp_vae(latent_dim=LATENT), {"log": None}, []
+    if by_hand:
+        options["step"] = step_by_hand(model)
+
+    def note_the_end(record):
+        if record["step"] == -(-num // BATCH):
             ends.append(time.perf_counter())
-            if record["step"] == -(-num // BATCH)
-            else None
-        ),
-        **options,
-    )
+
+    fit(model, images[: 20 * BATCH], epochs=1, pixels=pixels, **options)
+    fit(model, images, epochs=2, pixels=pixels, callback=note_the_end, **options)
     return ends[1] - ends[0]
 
 
 def ours_readable(num):
-    return _ours(num, pixels="grey", fast=False)
+    "`fit` as it is, by autograd."
+    return _ours(num, "grey", by_hand=False)
 
 
 def ours(num):
-    return _ours(num, pixels="grey")
+    "`fit` with the step by hand."
+    return _ours(num, "grey", by_hand=True)
+
+
+def ours_binary_readable(num):
+    return _ours(num, "binary", by_hand=False)
 
 
 def ours_binary(num):
-    return _ours(num, pixels="binary")
+    return _ours(num, "binary", by_hand=True)
+
+
+def _libraries():
+    """Ways to a product a @ b.T into a new or given tensor: what torch.mm uses (MKL
+    mostly), and oneDNN where PyTorch has it."""
+    import torch
+
+    found = [lambda a, b, out: torch.mm(a, b.T, out=out)]
+    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if onednn is not None and torch.backends.mkldnn.is_available():
+        found.append(lambda a, b, out: onednn(a, b, None, "none", [], ""))
+    return found
+
+
+def _fastest(libraries, a, b, out, times=200):
+    "The library that multiplies these two fastest, by medians in turns."
+    laps = {library: [] for library in libraries}
+    for _ in range(times):
+        for library in libraries:
+            start = time.perf_counter()
+            library(a, b, out)
+            laps[library].append(time.perf_counter() - start)
+    return min(libraries, key=lambda library: statistics.median(laps[library]))
 
 
 def floor(num):
-    "Only the matrix products of an epoch: forward, gradients by weights and by activations, at these shapes."
+    """Only the matrix products of an epoch: forward, gradients by weights and by
+    activations, each by the library that is fastest at its shape."""
     import torch
 
-    products = []
-    for sizes, first in (
-        ([784, 128, 64, 2 * LATENT], True),
-        ([LATENT, 64, 128, 784], False),
-    ):
-        for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
-            x, w, y = (
-                torch.randn(BATCH, inputs),
-                torch.randn(outputs, inputs),
-                torch.randn(BATCH, outputs),
-            )
-            products += [
-                (x, w.T, torch.empty(BATCH, outputs)),
-                (y.T, x, torch.empty(outputs, inputs)),
-            ]
-            if not (first and i == 0):
-                products.append((y, w, torch.empty(BATCH, inputs)))
+    sizes = [784, 128, 64, 2 * LATENT], [LATENT, 64, 128, 784]
+    layers = [pair for stack in sizes for pair in zip(stack, stack[1:])]
+    products, libraries = [], _libraries()
+
+    def add(a, b):  # a @ b.T
+        out = torch.empty(len(a), len(b))
+        products.append((_fastest(libraries, a, b, out), a, b, out))
+
+    for place, (inputs, outputs) in enumerate(layers):
+        x, w = torch.randn(BATCH, inputs), torch.randn(outputs, inputs)
+        y = torch.randn(BATCH, outputs)
+        add(x, w)
+        add(y.T, x.T)
+        if place > 0:  # nothing asks for the gradient by the pixels
+            add(y, w.T)
 
     def epoch(steps=None):
         for _ in range(steps or num // BATCH):
-            for a, b, out in products:
-                torch.mm(a, b, out=out)
+            for library, a, b, out in products:
+                library(a, b, out)
 
     return timed(epoch, lambda: epoch(20))
 
 
+# ---- importance sampling
+
+
+def _same_weights():
+    "Our model, and black-and-white images."
+    import torch
+    from vae_tutorial.data import binarize
+    from vae_tutorial.vae import mlp_vae
+
+    torch.manual_seed(0)
+    model = mlp_vae(latent_dim=LATENT).requires_grad_(False)
+    return model, binarize(mnist(IMAGES), seed=0)
+
+
+def importance_ours(num):
+    "`log_likelihood` by importance sampling."
+    from vae_tutorial.likelihood import log_likelihood
+
+    model, images = _same_weights()
+
+    def score(images):
+        log_likelihood(model, images, num_samples=SAMPLES)
+
+    return timed(lambda: score(images[:num]), lambda: score(images[:5]))
+
+
+def importance_pythae(num):
+    "Pythae's `get_nll`, with all samples of an image in one batch."
+    import torch
+
+    model, images = _same_weights()
+    theirs = _pythae_model().eval().requires_grad_(False)
+    own = list(model.encoder.state_dict().values())
+    half = [part for tensor in own[-2:] for part in tensor.split(LATENT)]
+    weights = [*own[:-2], half[0], half[2], half[1], half[3]]
+    for old, new in zip(theirs.encoder.parameters(), weights, strict=True):
+        old.copy_(new)
+    weights = model.decoder.state_dict().values()
+    for old, new in zip(theirs.decoder.parameters(), weights, strict=True):
+        old.copy_(new)
+    q = theirs.encoder(images[:5])
+    torch.testing.assert_close(q.embedding, model.encode(images[:5]).mean)
+    torch.testing.assert_close(
+        theirs.decoder(q.embedding)["reconstruction"], model.decode(q.embedding).mean
+    )
+
+    def score(images):
+        theirs.get_nll(images, n_samples=SAMPLES, batch_size=SAMPLES)
+
+    return timed(lambda: score(images[:num]), lambda: score(images[:5]))
+
+
+def importance_decoder(num):
+    "Only the decoder's own products, by the library that is fastest at each shape."
+    import torch
+    from vae_tutorial.kernels import Linear
+
+    model, _ = _same_weights()
+    layers = [layer for layer in model.decoder.modules() if isinstance(layer, Linear)]
+    libraries, products = _libraries(), []
+    rows = 2000  # two images' samples at a time, as `log_likelihood` takes them
+    for layer in layers:
+        a, b = torch.randn(rows, layer.in_features), layer.weight
+        out = torch.empty(rows, layer.out_features)
+        products.append((_fastest(libraries, a, b, out, times=30), a, b, out))
+
+    def score(times):
+        for _ in range(times):
+            for library, a, b, out in products:
+                library(a, b, out)
+
+    return timed(lambda: score(num * SAMPLES // rows), lambda: score(3))
+
+
+LIKELIHOODS = {
+    loop.__name__: loop
+    for loop in (importance_decoder, importance_ours, importance_pythae)
+}
 LOOPS = {
     loop.__name__: loop
     for loop in (
         floor,
         ours,
         ours_readable,
+        ours_binary_readable,
         ours_binary,
         jax_scan,
         in_memory_logits_fused,
@@ -420,7 +532,7 @@ LOOPS = {
 
 
 def flops_per_image():
-    "Floating-point operations of the matrix products for one image, forward and backward."
+    "Operations of the matrix products for one image, forward and backward."
     sizes = [784, 128, 64, 2 * LATENT], [LATENT, 64, 128, 784]
     weights = sum(a * b for s in sizes for a, b in zip(s, s[1:]))
     return 2 * (3 * weights - 784 * 128)
@@ -442,12 +554,12 @@ def busy(seconds=2.0):
 
 
 def measure(loop, threads, num):
-    environment = os.environ | {
-        name: str(threads)
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    }
+    "Seconds of one loop in a process of its own."
+    libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = os.environ | {name: str(threads) for name in libraries}
+    is_many = "true" if threads > 1 else "false"
     environment["XLA_FLAGS"] = (
-        f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'} intra_op_parallelism_threads={threads}"
+        f"--xla_cpu_multi_thread_eigen={is_many} intra_op_parallelism_threads={threads}"
     )
     command = [sys.executable, __file__, "--one", loop, "--images", str(num)]
     if threads == 1 and hasattr(os, "sched_setaffinity"):
@@ -458,32 +570,57 @@ def measure(loop, threads, num):
     return float(result.stdout.strip().splitlines()[-1])
 
 
-def main():
+def in_turns(loops, threads, num, rounds):
+    "Seconds of each loop, by name, one round after the other."
+    seconds = {loop: [] for loop in loops}
+    for _ in range(rounds):
+        for loop in loops:
+            seconds[loop].append(measure(loop, threads, num))
+    return seconds
+
+
+def show(seconds, threads, ours, floor):
+    "Print medians, against ours and as a share of the floor."
+    medians = {loop: statistics.median(values) for loop, values in seconds.items()}
+    print(f"\n{threads} threads               seconds   spread         x ours   floor")
+    for loop, median in sorted(medians.items(), key=lambda item: item[1]):
+        spread = f"{min(seconds[loop]):.2f}-{max(seconds[loop]):.2f}"
+        line = f"{loop:22} {median:8.3f}   {spread}"
+        if {ours, floor} <= medians.keys():
+            line += f"   {median / medians[ours]:8.2f}   {medians[floor] / median:5.0%}"
+        print(line)
+    return medians
+
+
+def processor():
+    "The name of this machine's processor."
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in info if "model name" in line]
+    return next(iter(names), platform.processor())
+
+
+def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("loops", nargs="*", choices=[[], *LOOPS])
+    parser.add_argument("loops", nargs="*", choices=[[], *LOOPS, *LIKELIHOODS])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--likelihood-images", type=int, default=IMAGES)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
     if options.one:
-        return print(LOOPS[options.one](options.images))
-    loops, load = options.loops or list(LOOPS), busy()
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    print(
-        f"{model}, {os.cpu_count()} cores; others use {load:.0%} of the machine{'' if load < 0.1 else ': NOT QUIET, do not quote these figures'}"
-    )
+        return print((LOOPS | LIKELIHOODS)[options.one](options.images))
+    wanted, load = options.loops or [*LOOPS, *LIKELIHOODS], busy()
+    quiet = "" if load < 0.1 else ": NOT QUIET, do not quote these figures"
+    print(f"{processor()}, {os.cpu_count()} cores; others use {load:.0%}{quiet}")
     table = {
-        "machine": model,
+        "machine": processor(),
         "cores": os.cpu_count(),
         "load_of_others": round(load, 3),
         "rounds": options.rounds,
@@ -491,37 +628,32 @@ def main():
         "batch_size": BATCH,
         "flops_per_image": flops_per_image(),
         "seconds": {},
+        "likelihood": {
+            "machine": processor(),
+            "load_of_others": round(load, 3),
+            "images": options.likelihood_images,
+            "samples": SAMPLES,
+        },
+        "likelihood_seconds": {},
     }
     for threads in options.threads:
-        seconds = {loop: [] for loop in loops}
-        for _ in range(options.rounds):
-            for loop in loops:
-                seconds[loop].append(measure(loop, threads, options.images))
+        loops = [loop for loop in wanted if loop in LOOPS]
+        seconds = in_turns(loops, threads, options.images, options.rounds)
         table["seconds"][str(threads)] = seconds
-        medians = {loop: statistics.median(values) for loop, values in seconds.items()}
-        print(
-            f"\n{threads} thread{'s' * (threads > 1)}      seconds   spread        x ours   share of floor"
-        )
-        for loop, median in sorted(medians.items(), key=lambda item: item[1]):
-            ratio, share = (
-                (
-                    f"{median / medians[other]:8.2f}"
-                    if order
-                    else f"{medians[other] / median:8.0%}"
-                    for other, order in (("ours", True), ("floor", False))
-                    if other in medians
-                )
-                if {"ours", "floor"} <= medians.keys()
-                else ("", "")
-            )
-            print(
-                f"{loop:16} {median:7.2f}   {min(seconds[loop]):.2f}-{max(seconds[loop]):.2f} {ratio}        {share}"
-            )
+        medians = show(seconds, threads, "ours", "floor")
         if "floor" in medians:
-            print(
-                f"matrix products: {options.images // BATCH * BATCH * flops_per_image() / medians['floor'] / 1e9:.0f} GFLOP/s"
-            )
-    if not options.loops and options.images == 60_000:
+            work = options.images // BATCH * BATCH * flops_per_image()
+            print(f"matrix products: {work / medians['floor'] / 1e9:.0f} GFLOP/s")
+        if {"ours", "ours_readable"} <= medians.keys():
+            ratio = medians["ours_readable"] / medians["ours"]
+            print(f"fit by autograd takes {ratio:.2f} times the step by hand")
+        loops = [loop for loop in wanted if loop in LIKELIHOODS]
+        num = options.likelihood_images
+        seconds = in_turns(loops, threads, num, options.rounds)
+        table["likelihood_seconds"][str(threads)] = seconds
+        show(seconds, threads, "importance_ours", "importance_decoder")
+    is_whole = options.images == 60_000 and options.likelihood_images == IMAGES
+    if not options.loops and is_whole:
         RESULTS.write_text(json.dumps(table, indent=1) + "\n")
 
 
