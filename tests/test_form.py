@@ -20,9 +20,8 @@ from PIL import Image
 # `python tools/notebooks.py form` has not been run on any: their authors will.
 REWRITE = "waits for its rewriting"
 PENDING = dict.fromkeys(
-    """practice/60_command_line practice/61_your_own_images
-    practice/62_speed_and_scale practice/63_results
-    inside/78_reading_images inside/85_exercises""".split(),
+    """practice/60_command_line practice/62_speed_and_scale practice/63_results
+    inside/85_exercises""".split(),
     REWRITE,
 )
 ALWAYS = 10_000  # lines; no limit

@@ -29,7 +29,8 @@ def at_the_door(model, images, labels, validation, pixels, seed):
         held_out = (binarize(held_out[0], seed), *held_out[1:])
     data = (images,) if labels is None else (images, labels)
     held_out = None if validation is None else _moved(held_out, like)
-    return _moved(data, like), held_out, binarize if pixels == "binary" else torch.clone
+    prepare = binarize if pixels == "binary" else torch.clone
+    return _moved(data, like), held_out, prepare
 
 
 def _moved(data, like):
@@ -38,11 +39,11 @@ def _moved(data, like):
     first = first.to(like) if isinstance(first, Tensor) else first
     return (first, *(part.to(like.device) for part in rest))
 
-
+# %% ../nbs/inside/76_the_door.ipynb #door-2-a
 def _check_part(images, image_shape):
     "Look at all values of a tensor, at the first image of a data set."
-    is_on_disk = isinstance(images, Dataset)
-    check_images(images[0][None] if is_on_disk else images, image_shape)
+    first = images[0][None] if isinstance(images, Dataset) else images
+    check_images(first, image_shape)
 
 # %% ../nbs/inside/76_the_door.ipynb #door-3
 def settings_of(given):

@@ -538,9 +538,8 @@ _AGAIN = "vae-tutorial train --out"
 # %% ../nbs/inside/79_commands.ipynb #train-5-a
 def _fit(vae, splits, config, out, resuming):
     "Train, and say where the last good state is when it ends before its time."
-    names = {"epochs": "epochs", "batch_size": "batch_size", "pixels": "pixels"}
-    names |= {"seed": "seed", "learning_rate": "lr"}
-    options = {name: config[setting] for name, setting in names.items()}
+    names = ("epochs", "batch_size", "pixels", "seed")
+    options = {name: config[name] for name in names} | {"learning_rate": config["lr"]}
     held_out = splits.validation.images if config["validation"] else None
     how = _how(vae, config, out, resuming)
     safe = f"The last complete epoch is safe in {out / 'checkpoint.safetensors'}"

@@ -12,27 +12,21 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, Subset
-from .data import LabelledImages, Splits
 from ._guards import check_count
+from .data import LabelledImages, Splits
 
 # %% ../nbs/inside/78_reading_images.ipynb #cell-07
 def read_image(
     path: str | Path,  # A picture in any format that Pillow reads
-    size: tuple[int, int]
-    | None = None,  # (height, width) to scale and crop to; None keeps its own
+    size: tuple[int, int] | None = None,  # (height, width) wanted; None keeps its own
     color: bool = False,  # Three channels instead of one
 ) -> Tensor:  # Values in [0, 1], shape (1 or 3, height, width)
     "Read one picture. Raises `ValueError`, naming the file, when it cannot be read."
     try:
         with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(
-                    Image.new("RGBA", picture.size, "white"), picture
-                )
-            picture = picture.convert("RGB" if color else "L")
+            picture = _upright_on_white(picture).convert("RGB" if color else "L")
             if size is not None:
                 picture = ImageOps.fit(picture, (size[1], size[0]))
             pixels = torch.from_numpy(np.array(picture))
@@ -40,9 +34,18 @@ def read_image(
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return (pixels.permute(2, 0, 1) if color else pixels[None]) / 255
 
+
+def _upright_on_white(picture):
+    "As the camera was held, and opaque."
+    picture = ImageOps.exif_transpose(picture)
+    if not picture.has_transparency_data:
+        return picture
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA"))
+
 # %% ../nbs/inside/78_reading_images.ipynb #cell-12
 class ImageFiles(Dataset):
-    "Pictures on disk, read when they are asked for: a data set for `fit` that need not fit in memory."
+    "Pictures on disk, read when they are asked for: they need not fit in memory."
 
     def __init__(
         self,
@@ -58,173 +61,187 @@ class ImageFiles(Dataset):
     def __getitem__(self, i):
         return read_image(self.files[i], self.size, self.color)
 
-
-_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".ppm",
-    ".bmp",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".gif",
-}
+# %% ../nbs/inside/78_reading_images.ipynb #scan
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff"}
+_SUFFIXES |= {".webp", ".gif"}
 
 
 def _scan(folder, color, skip_unreadable):
-    "Readable pictures under `folder`, their sizes, and the names of those that are not."
-    found, sizes, bad = (
-        sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in _SUFFIXES and path.is_file()
-        ),
-        [],
-        {},
-    )
+    "Readable pictures under `folder`, their sizes, and those that are not readable."
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [path for path in found if path.suffix.lower() in _SUFFIXES]
+    sizes, bad = [], {}
     for path in found:
         try:
             sizes.append(tuple(read_image(path, None, color).shape[1:]))
         except ValueError as error:
             bad[path] = error
     if bad and not skip_unreadable:
-        listed = "\n".join(f"  {error}" for error in list(bad.values())[:10])
-        raise ValueError(
-            f"{len(bad)} of {len(found)} pictures in {folder} cannot be read:\n{listed}\nRemove them, or skip them with --skip-unreadable (skip_unreadable=True)."
-        )
+        raise ValueError(_unreadable(folder, len(found), list(bad.values())))
     return [path for path in found if path not in bad], sizes, list(bad)
+
+# %% ../nbs/inside/78_reading_images.ipynb #classes
+def _unreadable(folder, num_found, errors):
+    "What to say of pictures that cannot be read."
+    listed = "\n".join(f"  {error}" for error in errors[:10])
+    return (
+        f"{len(errors)} of {num_found} pictures in {folder} cannot be read:\n{listed}\n"
+        "Remove them, or skip them with --skip-unreadable (skip_unreadable=True)."
+    )
 
 
 def _classes(folder, files):
-    "A class number for each file, by its first folder under `folder`; 0 where files lie in no folder."
-    names = [
-        path.relative_to(folder).parts[0]
-        if len(path.relative_to(folder).parts) > 1
-        else ""
-        for path in files
-    ]
+    "A number for each file, by its first folder under `folder`; 0 where there is none."
+    parts = [path.relative_to(folder).parts for path in files]
+    names = [own[0] if len(own) > 1 else "" for own in parts]
     numbers = {name: i for i, name in enumerate(sorted(set(names)))}
     return torch.tensor([numbers[name] for name in names], dtype=torch.int64)
 
+# %% ../nbs/inside/78_reading_images.ipynb #read-folder
+def _read_folder(path, size, color, skip_unreadable):
+    "The pictures of a folder, read when asked for, and their classes."
+    files, sizes, bad = _scan(path, color, skip_unreadable)
+    if bad:
+        names = ", ".join(str(file.relative_to(path)) for file in bad[:10])
+        print(f"skipped {len(bad)} unreadable pictures: {names}")
+    if not files:
+        raise ValueError(
+            f"there are no pictures in {path}: it should hold files such as .png or "
+            ".jpg, in one folder or one for each class"
+        )
+    if size is None and len(set(sizes)) > 1:
+        other = next(other for other in sizes if other != sizes[0])
+        raise ValueError(
+            f"the pictures in {path} differ in size, for example {sizes[0]} and "
+            f"{other}: choose one with --size (size=)"
+        )
+    return ImageFiles(files, size or sizes[0], color), _classes(path, files)
+
 # %% ../nbs/inside/78_reading_images.ipynb #cell-14
-def _read_array(path, size, color):
-    "Images and labels of an .npy or .npz file. Raises `ValueError` for other shapes and values."
+def _read_arrays(path):
+    "Images and labels (or None) as they lie in an .npy or .npz file."
     try:
         content = np.load(path, allow_pickle=False)
-        arrays = (
-            {"images": content}
-            if isinstance(content, np.ndarray)
-            else {name: content[name] for name in content.files}
-        )
+        is_one = isinstance(content, np.ndarray)
+        names = ["images"] if is_one else content.files
+        arrays = {name: content if is_one else content[name] for name in names}
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise ValueError(
             f"{path} is no array of numbers that NumPy reads without pickle: {error}"
         ) from error
-    images = next(
-        (arrays[name] for name in ("images", "x") if name in arrays),
-        next(iter(arrays.values())) if len(arrays) == 1 else None,
-    )
-    labels = next((arrays[name] for name in ("labels", "y") if name in arrays), None)
+    only = next(iter(arrays.values())) if len(arrays) == 1 else None
+    images = arrays.get("images", arrays.get("x", only))
+    labels = arrays.get("labels", arrays.get("y"))
+    _check_arrays(path, arrays, images, labels)
+    return images, labels
+
+# %% ../nbs/inside/78_reading_images.ipynb #check-arrays
+def _check_arrays(path, arrays, images, labels):
+    "Raise `ValueError` unless there are images, and one label for each."
     if images is None or images.ndim not in (3, 4) or len(images) == 0:
+        held = [f"{name} of shape {array.shape}" for name, array in arrays.items()]
         raise ValueError(
-            f"{path} holds {', '.join(f'{name} of shape {array.shape}' for name, array in arrays.items())}: "
-            "it needs images of shape (n, height, width), (n, height, width, channels) or (n, channels, height, width)"
+            f"{path} holds {', '.join(held)}: it needs images of shape "
+            "(n, height, width), (n, height, width, channels) or "
+            "(n, channels, height, width)"
         )
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(
-            f"{path} has labels of shape {labels.shape} for {len(images)} images: one each"
+            f"{path} has labels of shape {labels.shape} for {len(images)} images: "
+            "one each"
         )
+
+# %% ../nbs/inside/78_reading_images.ipynb #channels-first
+def _channels_first(path, images):
+    "A tensor in [0, 1] of shape (n, 1 or 3, height, width), or `ValueError`."
     if images.ndim == 3:
         images = images[:, None]
     elif images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if images.shape[1] not in (1, 3):
         raise ValueError(
-            f"{path} has images of shape {images.shape[1:]}: one or three channels are needed"
+            f"{path} has images of shape {images.shape[1:]}: one or three channels "
+            "are needed"
         )
-    images = torch.from_numpy(np.ascontiguousarray(images)).float() / (
-        255 if images.dtype == np.uint8 else 1
-    )
+    whole = 255 if images.dtype == np.uint8 else 1
+    images = torch.from_numpy(np.ascontiguousarray(images)).float() / whole
     if not images.isfinite().all() or images.min() < 0 or images.max() > 1:
         raise ValueError(
-            f"{path} has values from {images.min():g} to {images.max():g}: give uint8 from 0 to 255, or floats in [0, 1]"
+            f"{path} has values from {images.min():g} to {images.max():g}: "
+            "give uint8 from 0 to 255, or floats in [0, 1]"
         )
+    return images
+
+# %% ../nbs/inside/78_reading_images.ipynb #read-array
+def _read_array(path, size, color):
+    "Images and labels of an .npy or .npz file. Raises `ValueError` for others."
+    images, labels = _read_arrays(path)
+    images = _channels_first(path, images)
     if color != (images.shape[1] == 3):
         images = images.expand(-1, 3, -1, -1) if color else images.mean(1, keepdim=True)
     if size is not None:
-        images = torch.nn.functional.interpolate(
-            images, size, mode="bilinear", antialias=True
-        ).clamp(0, 1)
-    return images, torch.zeros(
-        len(images), dtype=torch.int64
-    ) if labels is None else torch.as_tensor(labels.astype(np.int64))
+        images = interpolate(images, size, mode="bilinear", antialias=True).clamp(0, 1)
+    if labels is None:
+        return images, torch.zeros(len(images), dtype=torch.int64)
+    return images, torch.as_tensor(labels.astype(np.int64))
 
 # %% ../nbs/inside/78_reading_images.ipynb #cell-16
 def load_own_images(
     path: str | Path,  # A folder of pictures, or an .npy or .npz file
-    size: int
-    | None = None,  # Height and width to scale and crop to; None keeps their own if all agree
+    size: int | None = None,  # Height and width wanted; None if all agree
     color: bool = False,  # Three channels instead of one
-    skip_unreadable: bool = False,  # Leave out pictures that cannot be read, instead of refusing
+    skip_unreadable: bool = False,  # Leave out what cannot be read, or refuse
     num_validation: int = 0,  # Training images to set apart for validation
     seed: int = 0,  # Decides which images are for test and validation
     memory: int = 2**30,  # Bytes of images to hold in memory at most
-) -> Splits:  # `.train`, `.validation`, `.test`; their `.images` are tensors, or data sets for `fit` when they are too many
+) -> Splits:  # Tensors, or data sets for `fit` where there are too many
     """Load your own images, split into train, validation and test.
 
     Raises `FileNotFoundError` or `ValueError` with the remedy."""
-    path = Path(path)
+    images, labels = _read(Path(path), size, color, skip_unreadable)
+    in_memory = 4 * len(images) * images[0].numel() <= memory
+    test, validation, train = _parts(len(images), num_validation, seed)
+    keep = {"train": in_memory, "validation": in_memory, "test": True}
+    parts = {"train": train, "validation": validation, "test": test}
+    taken = [_take(images, labels, parts[name], keep[name]) for name in keep]
+    return Splits(*taken)
+
+# %% ../nbs/inside/78_reading_images.ipynb #read
+def _read(path, size, color, skip_unreadable):
+    "All images and labels, from whatever lies at `path`."
     if size is not None:
         check_count("size", size)
+        size = (size, size)
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or file {path}")
-    if path.is_file():
-        if path.suffix not in (".npy", ".npz"):
-            raise ValueError(
-                f"{path} is a file: give a folder of pictures, or an .npy or .npz file"
-            )
-        images, labels = _read_array(path, size and (size, size), color)
-    else:
-        files, sizes, bad = _scan(path, color, skip_unreadable)
-        if bad:
-            print(
-                f"skipped {len(bad)} unreadable pictures: {', '.join(str(file.relative_to(path)) for file in bad[:10])}"
-            )
-        if not files:
-            raise ValueError(
-                f"there are no pictures in {path}: it should hold files such as .png or .jpg, in one folder or one for each class"
-            )
-        if size is None and len(set(sizes)) > 1:
-            raise ValueError(
-                f"the pictures in {path} differ in size, for example {sizes[0]} and {next(s for s in sizes if s != sizes[0])}: choose one with --size (size=)"
-            )
-        images, labels = (
-            ImageFiles(files, sizes[0] if size is None else (size, size), color),
-            _classes(path, files),
-        )
-    num_test = min(10_000, math.ceil(len(images) / 10))
-    if num_validation < 0 or num_test + num_validation >= len(images):
+    if path.is_dir():
+        return _read_folder(path, size, color, skip_unreadable)
+    if path.suffix not in (".npy", ".npz"):
         raise ValueError(
-            f"num_validation is {num_validation}: of {len(images)} images {num_test} are for test, so at most {len(images) - num_test - 1} can be for validation"
+            f"{path} is a file: give a folder of pictures, or an .npy or .npz file"
         )
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    parts = order.split(
-        [num_test, num_validation, len(images) - num_test - num_validation]
-    )
-    num_bytes = 4 * len(images) * images[0].numel()
+    return _read_array(path, size, color)
 
-    def take(index, keep):
-        if isinstance(images, Tensor):
-            return LabelledImages(images[index], labels[index])
-        chosen = Subset(images, index.tolist())
-        return LabelledImages(
-            torch.stack(list(chosen)) if keep and len(index) else chosen, labels[index]
+# %% ../nbs/inside/78_reading_images.ipynb #parts
+def _parts(num_images, num_validation, seed):
+    "Which images are for test, validation and training."
+    num_test = min(10_000, math.ceil(num_images / 10))
+    num_train = num_images - num_test - num_validation
+    if num_validation < 0 or num_train < 1:
+        raise ValueError(
+            f"num_validation is {num_validation}: of {num_images} images {num_test} "
+            f"are for test, so at most {num_images - num_test - 1} can be for "
+            "validation"
         )
+    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
+    return order.split([num_test, num_validation, num_train])
 
-    test, validation, train = (
-        take(index, keep)
-        for index, keep in zip(parts, (True, num_bytes <= memory, num_bytes <= memory))
-    )
-    return Splits(train, validation, test)
+
+def _take(images, labels, index, keep):
+    "Some of the images, in memory if `keep`."
+    if isinstance(images, Tensor):
+        return LabelledImages(images[index], labels[index])
+    chosen = Subset(images, index.tolist())
+    if keep and len(index):
+        chosen = torch.stack(list(chosen))
+    return LabelledImages(chosen, labels[index])

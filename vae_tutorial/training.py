@@ -18,6 +18,7 @@ from ._door import whole_run
 from ._guards import Count, ImageModel, PixelKind, Positive, Seed
 from ._guards import checked, seeded
 from .data import binarize
+from .kernels import Adam
 from .objectives import elbo
 
 # %% ../nbs/build/13_training.ipynb #step
@@ -78,7 +79,7 @@ def fit(
     "Maximize an objective by Adam (Kingma & Welling 2014, Algorithm 1)."
     data, held, prepare = at_the_door(model, images, labels, validation, pixels, seed)
     settings = settings_of(locals())
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    optimizer = Adam(model.parameters(), lr=learning_rate)
     history = History(len(images), batch_size, epochs, log_every, log, callback)
     train = partial(train_epoch, model, objective, optimizer, prepare, step)
     with whole_run(model, checkpoint, seed):
