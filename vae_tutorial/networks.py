@@ -9,7 +9,7 @@ __all__ = ['mlp', 'Gaussian', 'BernoulliPixels', 'StandardNormal', 'conv_encoder
 import math
 from itertools import pairwise
 import torch
-from torch import Tensor, nn
+from torch import nn
 from ._guards import Count, check_architecture, check_halvings
 from ._guards import check_layers, checked
 from .distributions import DiagonalGaussian, bernoulli

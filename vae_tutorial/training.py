@@ -10,14 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from ._door import History, at_the_door, print_line, settings_of
 from ._door import whole_run
 from ._guards import Count, ImageModel, PixelKind, Positive, Seed
 from ._guards import checked, seeded
-from .data import binarize
 from .kernels import Adam
 from .objectives import elbo
 
