@@ -32,16 +32,14 @@ PAGES = [docs.page_of(path).with_suffix(".html").as_posix() for path in ROUTE]
 NOTEBOOK_OF = dict(zip(PAGES, ROUTE))
 LIVE = "inside/live_figures.html"
 LESSONS = ("start/", "concepts/", "build/", "limits/", "beyond/")
+# Pages that one opens to read code: nothing else is on them.
+OF_CODE = ("inside/", "practice/gradients_by_hand")
 # Pages that do not yet put the lesson first, and why. A page that does must leave.
-PENDING = dict.fromkeys(
-    """index.html build/vae.html build/training.html build/evaluation.html
-    limits/downstream.html limits/limits.html limits/diagnosis.html
-    beyond/posterior_gap.html beyond/likelihoods.html practice/command_line.html
-    practice/your_own_images.html practice/speed_and_scale.html
-    practice/questions.html inside/exercises.html
-    build/log_likelihood.html concepts/linear_gaussian.html""".split(),
-    "waits for its rewriting",
-)
+PENDING = {
+    "limits/limits.html": "opens with a table, neither picture nor formula",
+    "practice/speed_and_scale.html": "waits for its rewriting",
+    "inside/exercises.html": "waits for its rewriting",
+}
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):
@@ -308,7 +306,7 @@ def faults(visit, page):
         "document.querySelectorAll('.math:not(:has(.katex))').length === 0"
     )
     look = visit.page.evaluate(LOOK, CODE)
-    if look["share"] > 0.4:
+    if look["share"] > 0.4 and not page.startswith(OF_CODE):
         yield f"{look['share']:.0%} of the height is open code"
     if page.startswith(LESSONS):
         if not look["sentences"]:
