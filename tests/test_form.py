@@ -20,7 +20,7 @@ from PIL import Image
 # `python tools/notebooks.py form` has not been run on any: their authors will.
 REWRITE = "waits for its rewriting"
 PENDING = dict.fromkeys(
-    """practice/60_command_line
+    """
     inside/85_exercises""".split(),
     REWRITE,
 )
