@@ -24,7 +24,6 @@ from .data import binarize
 from .objectives import beta_elbo
 from .plots import DIGIT_COLORS, plot_losses, show_reconstructions
 from .training import fit
-from .vae import VAE
 
 # %% ../nbs/inside/74_behind_the_figures.ipynb #cell-06
 def _asset(name):
