@@ -25,7 +25,7 @@ check: lint
 	  -k "not imports_alone and (not fresh_kernel or $(PAGES))"
 
 lint: .venv/dev
-	$(BIN)/ruff check --no-cache --isolated --select F,E701,E702 --ignore F722,F821 vae_tutorial tests tools bench
+	$(BIN)/ruff check --no-cache --isolated --select F,E701,E702 --ignore F722 vae_tutorial tests tools bench
 	$(BIN)/ruff format --no-cache --isolated --check --line-length 88 tests tools bench
 
 lab: .venv/dev
