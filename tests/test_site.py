@@ -7,6 +7,7 @@ themselves are printed by bench/site.py."""
 import gzip
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -72,7 +73,9 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     "The site, built once for all test workers."
-    common = tmp_path_factory.getbasetemp().parent
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent  # of this run; alone, it would be that of all runs
     with FileLock(common / "site.lock"):
         if not (common / "site.built").exists():
             subprocess.run(
