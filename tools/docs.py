@@ -58,7 +58,8 @@ def option(cell, name):
 def fold(cell, summary):
     "Fold a cell's code under one line."
     cell.source = re.sub(r"(?m)^#\|\s*code-(fold|summary):.*\n", "", cell.source)
-    plain = summary.translate(str.maketrans({'"': "”", "{": "(", "}": ")"}))
+    signs = {'"': "”", "{": "(", "}": ")", "`": None}  # they would end the block's head
+    plain = summary.translate(str.maketrans(signs))
     summary = json.dumps(plain, ensure_ascii=False)
     cell.source = f"#| code-fold: true\n#| code-summary: {summary}\n{cell.source}"
 

@@ -69,6 +69,8 @@ def log_joint(
     return scores + model.prior.log_prob(z)
 
 # %% ../nbs/build/16_log_likelihood.ipynb #blocks
+#| code-fold: true
+#| code-summary: "Helpers: the blocks of the plane"
 _HALF_WIDTH, _BLOCKS = 7, 28  # the square [-7, 7]² in 28 x 28 blocks of side ½
 
 
