@@ -360,6 +360,8 @@ def test_folds_say_what_they_hold(page, browser, address):
         numbers = figures.locator("figcaption strong").all_inner_texts()
         assert numbers == [f"Figure {n}." for n in range(1, len(captions) + 1)]
         assert figures.locator("img").count() == len(captions)
+        helpers = sum(notebooks.kind(cell) == "helper" for cell in cells)
+        assert visit.page.locator("main details.helper").count() == helpers
         assert visit.page.locator("main details[open]").count() == 0
 
 

@@ -165,6 +165,9 @@ def shape_code(cell, role):
         fold(cell, "Code of the figure")
     elif role == "solution":
         cell.outputs = []  # its answer would stand below the fold
+    elif role == "helper":
+        own = re.search(r'^#\|\s*code-summary:\s*"?(Helper[^"\n]*)', cell.source, re.M)
+        fold(cell, own[1] if own else "Helper")
     elif role == "slow":
         fold(cell, "How the stored numbers were made (takes long)")
     else:  # nbdev marks exported source
