@@ -15,7 +15,7 @@ test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -p no:cacheprovider tests
 
 # One page of each folder is run; their names choose tests.
-PAGES := 00_first_vae or 02_distributions or 11_networks or 29_writers or 35_aggregate or 65_gradients or 81_files
+PAGES := 00_first_vae or 02_distributions or 11_networks or 29_writers or 30_reductions or 65_gradients or 81_files
 check: lint
 	@echo "The quick part: form, package, theory, a page of each folder; under two minutes on two cores."
 	$(BIN)/python -c "import importlib, pkgutil, vae_tutorial as v; \
@@ -25,7 +25,7 @@ check: lint
 	  -k "not imports_alone and (not fresh_kernel or $(PAGES))"
 
 lint: .venv/dev
-	$(BIN)/ruff check --no-cache --isolated --select F,E701,E702 --ignore F722,F821 vae_tutorial tests tools bench
+	$(BIN)/ruff check --no-cache --isolated --select F,E701,E702 --ignore F722 vae_tutorial tests tools bench
 	$(BIN)/ruff format --no-cache --isolated --check --line-length 88 tests tools bench
 
 lab: .venv/dev

@@ -308,4 +308,6 @@ def test_killed_before_the_first_epoch_ends(tmp_path):
     process.wait()
     time.sleep(0.1)
     assert run("train", "--out", tmp_path / "run", "--resume").returncode == 0
-    assert VAE.load(tmp_path / "run" / "model.safetensors").recipe["arguments"]["hidden"] == [16]
+    assert VAE.load(tmp_path / "run" / "model.safetensors").recipe["arguments"][
+        "hidden"
+    ] == [16]

@@ -7,6 +7,7 @@ themselves are printed by bench/site.py."""
 import gzip
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -70,7 +71,9 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     "The site, built once for all test workers."
-    common = tmp_path_factory.getbasetemp().parent
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent  # of this run; alone, it would be that of all runs
     with FileLock(common / "site.lock"):
         if not (common / "site.built").exists():
             subprocess.run(
@@ -356,6 +359,8 @@ def test_folds_say_what_they_hold(page, browser, address):
         numbers = figures.locator("figcaption strong").all_inner_texts()
         assert numbers == [f"Figure {n}." for n in range(1, len(captions) + 1)]
         assert figures.locator("img").count() == len(captions)
+        helpers = sum(notebooks.kind(cell) == "helper" for cell in cells)
+        assert visit.page.locator("main details.helper").count() == helpers
         assert visit.page.locator("main details[open]").count() == 0
 
 

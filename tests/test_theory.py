@@ -25,7 +25,7 @@ from vae_tutorial.linear_gaussian import (
 from vae_tutorial.networks import StandardNormal
 from vae_tutorial.objectives import beta_elbo, elbo, kl_term
 from vae_tutorial.variants.reductions import effective_beta
-from vae_tutorial.vae import mlp_vae
+from vae_tutorial.vae import VAE, mlp_vae
 
 close = torch.testing.assert_close
 double = {"dtype": torch.float64}
@@ -328,3 +328,22 @@ def test_evaluate_measures_against_the_models_own_prior():
     assert result.kl > plain.kl + 1
     expected = vae.decode(torch.full((400, 2), 5.0)).mean.mean()
     assert abs(vae.sample(400, seed=0).mean() - expected) < 0.2
+
+
+def test_quadrature_scores_other_pixels_by_their_own_density():
+    "A likelihood that has logits but is no Bernoulli is not taken for one."
+    vae, x = small_vae()
+
+    class Continuous(torch.nn.Module):
+        image_shape = (1, 3, 3)
+
+        def forward(self, z):
+            logits = vae.decoder(z).base_dist.logits
+            return Independent(torch.distributions.ContinuousBernoulli(logits=logits), 3)
+
+    grey = VAE(vae.encoder, Continuous(), vae.prior_part)
+    z = random(5, 2).float()
+    with torch.no_grad():
+        joint = log_joint(grey, x, z)
+        one = grey.decode(z[2]).log_prob(x[1]) + grey.prior.log_prob(z[2])
+    close(joint[1, 2], one)

@@ -58,7 +58,8 @@ def option(cell, name):
 def fold(cell, summary):
     "Fold a cell's code under one line."
     cell.source = re.sub(r"(?m)^#\|\s*code-(fold|summary):.*\n", "", cell.source)
-    plain = summary.translate(str.maketrans({'"': "”", "{": "(", "}": ")"}))
+    signs = {'"': "”", "{": "(", "}": ")", "`": None}  # they would end the block's head
+    plain = summary.translate(str.maketrans(signs))
     summary = json.dumps(plain, ensure_ascii=False)
     cell.source = f"#| code-fold: true\n#| code-summary: {summary}\n{cell.source}"
 
@@ -164,6 +165,9 @@ def shape_code(cell, role):
         fold(cell, "Code of the figure")
     elif role == "solution":
         cell.outputs = []  # its answer would stand below the fold
+    elif role == "helper":
+        own = re.search(r'^#\|\s*code-summary:\s*"?(Helper[^"\n]*)', cell.source, re.M)
+        fold(cell, own[1] if own else "Helper")
     elif role == "slow":
         fold(cell, "How the stored numbers were made (takes long)")
     else:  # nbdev marks exported source

@@ -67,7 +67,13 @@ SETUP = {
     "torch.set_default_dtype",
     "torch.set_num_threads",
 }
-HIDDEN = {"imports", "check", "picture", "solution", "helper"}  # in JupyterLab, their source
+HIDDEN = {
+    "imports",
+    "check",
+    "picture",
+    "solution",
+    "helper",
+}  # in JupyterLab, their source
 
 
 def is_setup(statement):

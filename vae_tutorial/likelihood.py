@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli
 from torch.nn import functional as F
 from ._guards import Count, ImageModel, Images, PixelKind, Seed
 from ._guards import UnitImages, check_comparable, check_plane, check_rows
@@ -60,15 +61,17 @@ def log_joint(
     "Log joint density of every image with every latent vector."
     check_rows(z, model.prior.event_shape[0])
     likelihood = model.decode(z)
-    logits = getattr(getattr(likelihood, "base_dist", None), "logits", None)
-    if logits is None:  # not Bernoulli: one image at a time
+    base = getattr(likelihood, "base_dist", None)
+    if not isinstance(base, Bernoulli):  # one image at a time
         scores = torch.stack([likelihood.log_prob(image) for image in x])
     else:
-        logits = logits.flatten(1)
+        logits = base.logits.flatten(1)
         scores = x.flatten(1) @ logits.T - F.softplus(logits).sum(1)
     return scores + model.prior.log_prob(z)
 
 # %% ../nbs/build/16_log_likelihood.ipynb #blocks
+#| code-fold: true
+#| code-summary: "Helpers: the blocks of the plane"
 _HALF_WIDTH, _BLOCKS = 7, 28  # the square [-7, 7]² in 28 x 28 blocks of side ½
 
 
