@@ -1177,16 +1177,23 @@ def test_notebooks_and_exercises_name_each_other():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_notebook_has_three_exercises_with_folded_solutions(path):
-    notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    questions = [c for c in code if re.match(r'check\("[^"]+", None\)', c.source)]
-    solutions = [c for c in code if 'code-summary: "Solution' in c.source]
+    cells = nbformat.read(path, as_version=4).cells
+    questions = [
+        i for i, c in enumerate(cells) if re.match(r'check\("[^"]+", None\)', c.source)
+    ]
+    solutions = [c for c in cells if 'code-summary: "Solution' in c.source]
     assert len(questions) == len(solutions)
-    for question, solution in zip(questions, solutions):
-        name = re.search(r'check\("([^"]+)"', question.source)[1]
+    for number, i in enumerate(questions, start=1):
+        words, question, solution = cells[i - 1 : i + 2]
+        name = re.fullmatch(r'check\("([^"]+)", None\)', question.source)[1]
         shown = [cell.outputs[0]["data"]["text/plain"] for cell in (question, solution)]
+        assert words.source.startswith(f"**Exercise {number}.**")
+        assert solution.source.startswith(
+            f'#| code-fold: true\n#| code-summary: "Solution {number}"\n'
+        )
         assert f'"{name}"' in solution.source
-        assert solution.source.startswith("#| code-fold: true\n#| code-summary")
         assert solution.source.endswith(")\nassert solution.right\nsolution")
         assert solution.metadata.jupyter.source_hidden
-        assert shown[0] == repr(check(name)) and shown[1].startswith("Right.")
+        assert shown == [repr(check(name)), repr(check(name, EXERCISES[name][0]))], (
+            "run: python tools/notebooks.py refresh"
+        )

@@ -21,7 +21,7 @@ from PIL import Image
 REWRITE = "waits for its rewriting"
 PENDING = {}  # all are
 ALWAYS = 10_000  # lines; no limit
-MOST_LINES = {"lesson": 20, "helper": 20, "check": 12}
+MOST_LINES = {"lesson": 20, "helper": 20, "check": 12, "solution": 40}
 MOST_CELLS = 45
 COLUMNS = 88
 # What a lesson has no business with; pages in `inside` and `practice` do.

@@ -138,6 +138,10 @@ _EXERCISES["latent_variables.1"] = _Exercise(
         (1.0, "That is the noise variance alone."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-07-2
+#| code-fold: true
+#| code-summary: "Solutions: latent variables"
 _EXERCISES["latent_variables.2"] = _Exercise(
     2.0,
     "W x / (W² + s²) = 2 · 5 / 5.",
@@ -153,6 +157,10 @@ _EXERCISES["latent_variables.2"] = _Exercise(
         (0.2, "That is the posterior variance."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-07-3
+#| code-fold: true
+#| code-summary: "Solutions: latent variables"
 _EXERCISES["latent_variables.3"] = _Exercise(
     lambda w: w.sum() ** 2 / w.square().sum(),
     "Equal weights count fully, one large weight counts as one draw.",
@@ -200,6 +208,10 @@ _EXERCISES["distributions.1"] = _Exercise(
         ),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-08-2
+#| code-fold: true
+#| code-summary: "Solutions: distributions"
 _EXERCISES["distributions.2"] = _Exercise(
     -784 * math.log(2),
     "Each pixel has probability one half, whatever the image.",
@@ -214,6 +226,10 @@ _EXERCISES["distributions.2"] = _Exercise(
         (-28 * math.log(2), "There are 28 × 28 pixels."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-08-3
+#| code-fold: true
+#| code-summary: "Solutions: distributions"
 _EXERCISES["distributions.3"] = _Exercise(
     1 / (2 * math.pi * math.e),
     "½ log(2πe σ²) = 0 means σ² = 1 / (2πe).",
@@ -260,6 +276,10 @@ _EXERCISES["elbo.1"] = _Exercise(
         (-_line_gap(), "The sign: the gap is never negative."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-09-2
+#| code-fold: true
+#| code-summary: "Solutions: elbo"
 _EXERCISES["elbo.2"] = _Exercise(
     _kl,
     "Summed over dimensions, one value per example, in nats.",
@@ -290,6 +310,10 @@ _EXERCISES["elbo.2"] = _Exercise(
     ],
     _latents,
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-09-3
+#| code-fold: true
+#| code-summary: "Solutions: elbo"
 _EXERCISES["elbo.3"] = _Exercise(
     784.0,
     "Dividing the reconstruction by 784 is multiplying the KL by 784.",
@@ -336,6 +360,10 @@ _EXERCISES["reparameterization.1"] = _Exercise(
     ],
     _samples,
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-10-2
+#| code-fold: true
+#| code-summary: "Solutions: reparameterization"
 _EXERCISES["reparameterization.2"] = _Exercise(
     lambda z, m, v: 0.5 * ((z - m) ** 2 / v.exp() - 1),
     "It is zero on average, because the squared distance averages to σ².",
@@ -356,6 +384,10 @@ _EXERCISES["reparameterization.2"] = _Exercise(
     ],
     _samples,
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-10-3
+#| code-fold: true
+#| code-summary: "Solutions: reparameterization"
 _EXERCISES["reparameterization.3"] = _Exercise(
     2000,
     "The variance of a mean is the variance over the number of samples: 400 / n = 1"
@@ -406,6 +438,10 @@ _EXERCISES["data.1"] = _Exercise(
     ],
     _grey,
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-11-2
+#| code-fold: true
+#| code-summary: "Solutions: data"
 _EXERCISES["data.2"] = _Exercise(
     "validation",
     "Choosing is a kind of training: what you choose on must not be what you"
@@ -423,6 +459,10 @@ _EXERCISES["data.2"] = _Exercise(
         ("all", "That mixes in the test set."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-11-3
+#| code-fold: true
+#| code-summary: "Solutions: data"
 _EXERCISES["data.3"] = _Exercise(
     250,
     "0.05 × 5,000.",
@@ -452,6 +492,10 @@ _EXERCISES["networks.1"] = _Exercise(
         (218_644 + 36 * 64 + 36, "The decoder's first layer grows too."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-12-2
+#| code-fold: true
+#| code-summary: "Solutions: networks"
 _EXERCISES["networks.2"] = _Exercise(
     138,
     "785 w weights and biases in, 4 w + 4 out: 789 w + 4 = 108,996.",
@@ -469,6 +513,10 @@ _EXERCISES["networks.2"] = _Exercise(
         (64, "That has less than half the parameters."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-12-3
+#| code-fold: true
+#| code-summary: "Solutions: networks"
 _EXERCISES["networks.3"] = _Exercise(
     lambda x: x.reshape(x.shape[0], -1),
     "Every row is one image, whatever the batch size.",
@@ -531,6 +579,10 @@ _EXERCISES["vae.1"] = _Exercise(
     ],
     _logits_and_pixels,
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-13-2
+#| code-fold: true
+#| code-summary: "Solutions: vae"
 _EXERCISES["vae.2"] = _Exercise(
     "rsample",
     "It writes the sample as a function of the parameters.",
@@ -550,6 +602,10 @@ _EXERCISES["vae.2"] = _Exercise(
         ("log_prob", "That scores a sample, it does not draw one."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-13-3
+#| code-fold: true
+#| code-summary: "Solutions: vae"
 _EXERCISES["vae.3"] = _Exercise(
     lambda p, n: p.unsqueeze(0).expand(n, *p.shape),
     "The distribution is the same for each draw; `sample` would draw pixels from it.",
@@ -585,6 +641,10 @@ _EXERCISES["training.1"] = _Exercise(
         (40, "That is what is missing to a full batch."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-14-2
+#| code-fold: true
+#| code-summary: "Solutions: training"
 _EXERCISES["training.2"] = _Exercise(
     lambda r, k: -(r - k).mean(),
     "Minimize the negative ELBO, averaged over the batch.",
@@ -613,6 +673,10 @@ _EXERCISES["training.2"] = _Exercise(
         for n in (4, 9)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-14-3
+#| code-fold: true
+#| code-summary: "Solutions: training"
 _EXERCISES["training.3"] = _Exercise(
     2,
     "The running averages of the gradient and of its square.",
@@ -661,6 +725,10 @@ _EXERCISES["evaluation.1"] = _Exercise(
         for k in (1, 3)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-15-2
+#| code-fold: true
+#| code-summary: "Solutions: evaluation"
 _EXERCISES["evaluation.2"] = _Exercise(
     -784 * math.log(2),
     "An untrained decoder tosses a coin for each pixel; its KL is nearly zero.",
@@ -675,6 +743,10 @@ _EXERCISES["evaluation.2"] = _Exercise(
         (-784.0, "That is in bits."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-15-3
+#| code-fold: true
+#| code-summary: "Solutions: evaluation"
 _EXERCISES["evaluation.3"] = _Exercise(
     lambda w: w.logsumexp(0) - math.log(len(w)),
     "The mean of the weights, kept in logarithms.",
@@ -732,6 +804,10 @@ _EXERCISES["latent_space.1"] = _Exercise(
         for _ in range(2)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-16-2
+#| code-fold: true
+#| code-summary: "Solutions: latent space"
 _EXERCISES["latent_space.2"] = _Exercise(
     lambda a, b, t: (1 - t) * a + t * b,
     "At 0 it is the start, at 1 the end.",
@@ -747,6 +823,10 @@ _EXERCISES["latent_space.2"] = _Exercise(
         for t in (0.2, 0.5, 1.0)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-16-3
+#| code-fold: true
+#| code-summary: "Solutions: latent space"
 _EXERCISES["latent_space.3"] = _Exercise(
     0.95 / 14,
     "95 % of the probability between 15 points, so in 14 steps.",
@@ -778,6 +858,10 @@ _EXERCISES["command_line.1"] = _Exercise(
         ("--data grey", "The data set is mnist all the same; the pixels differ."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-17-2
+#| code-fold: true
+#| code-summary: "Solutions: command line"
 _EXERCISES["command_line.2"] = _Exercise(
     469,
     "60,000 images in batches of 128; the last one is smaller.",
@@ -789,6 +873,10 @@ _EXERCISES["command_line.2"] = _Exercise(
         (430, "That is with 5,000 images held out."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-17-3
+#| code-fold: true
+#| code-summary: "Solutions: command line"
 _EXERCISES["command_line.3"] = _Exercise(
     "--resume",
     "It goes on from the last complete epoch.",
@@ -800,6 +888,61 @@ _EXERCISES["command_line.3"] = _Exercise(
     ],
 )
 
+# %% ../nbs/inside/85_exercises.ipynb #results-exercises-wrong
+#| code-fold: true
+#| code-summary: "Solutions: results"
+_WRONG_ERRORS = [
+    (
+        lambda a, b: (a.var() + b.var()).sqrt(),
+        (
+            "That is how far two *single* seeds differ: divide each variance by its"
+            " number of seeds."
+        ),
+    ),
+    (
+        lambda a, b: a.std() / len(a) ** 0.5 + b.std() / len(b) ** 0.5,
+        "Standard errors do not add; their squares do.",
+    ),
+    (
+        lambda a, b: (
+            a.var(correction=0) / len(a) + b.var(correction=0) / len(b)
+        ).sqrt(),
+        (
+            "With so few seeds the n - 1 matters: the mean was taken from the same"
+            " scores."
+        ),
+    ),
+]
+
+# %% ../nbs/inside/85_exercises.ipynb #results-exercises-wrong-2
+#| code-fold: true
+#| code-summary: "Solutions: results"
+_WRONG_ERRORS += [
+    (
+        lambda a, b: a.var() / len(a) + b.var() / len(b),
+        "That is its square: take the root.",
+    ),
+    (
+        lambda a, b: (a.var() / 3 + b.var() / 3).sqrt(),
+        "Three is the number of seeds on this page: use `len`.",
+    ),
+    (
+        lambda a, b: (a.var() / len(a) - b.var() / len(b)).abs().sqrt(),
+        "The means are subtracted, their variances add.",
+    ),
+    (
+        lambda a, b: a.mean() - b.mean(),
+        "That is the difference itself; asked is its standard error.",
+    ),
+    (
+        lambda a, b: torch.cat([a, b]).std() / (len(a) + len(b)) ** 0.5,
+        (
+            "Do not mix the two models: the difference of their means would count"
+            " as scatter."
+        ),
+    ),
+]
+
 # %% ../nbs/inside/85_exercises.ipynb #results-exercises
 #| code-fold: true
 #| code-summary: "Solutions: results"
@@ -809,51 +952,7 @@ _EXERCISES["results.1"] = _Exercise(
     " their number.",
     "Variance of each mean: the variance over its seeds, divided by their number. Add"
     " the two, then take the root.",
-    [
-        (
-            lambda a, b: (a.var() + b.var()).sqrt(),
-            (
-                "That is how far two *single* seeds differ: divide each variance by its"
-                " number of seeds."
-            ),
-        ),
-        (
-            lambda a, b: a.std() / len(a) ** 0.5 + b.std() / len(b) ** 0.5,
-            "Standard errors do not add; their squares do.",
-        ),
-        (
-            lambda a, b: (
-                a.var(correction=0) / len(a) + b.var(correction=0) / len(b)
-            ).sqrt(),
-            (
-                "With so few seeds the n - 1 matters: the mean was taken from the same"
-                " scores."
-            ),
-        ),
-        (
-            lambda a, b: a.var() / len(a) + b.var() / len(b),
-            "That is its square: take the root.",
-        ),
-        (
-            lambda a, b: (a.var() / 3 + b.var() / 3).sqrt(),
-            "Three is the number of seeds on this page: use `len`.",
-        ),
-        (
-            lambda a, b: (a.var() / len(a) - b.var() / len(b)).abs().sqrt(),
-            "The means are subtracted, their variances add.",
-        ),
-        (
-            lambda a, b: a.mean() - b.mean(),
-            "That is the difference itself; asked is its standard error.",
-        ),
-        (
-            lambda a, b: torch.cat([a, b]).std() / (len(a) + len(b)) ** 0.5,
-            (
-                "Do not mix the two models: the difference of their means would count"
-                " as scatter."
-            ),
-        ),
-    ],
+    _WRONG_ERRORS,
     lambda: [
         (
             torch.randn(n, dtype=torch.float64) - 150,
@@ -862,6 +961,10 @@ _EXERCISES["results.1"] = _Exercise(
         for n, k in ((3, 5), (6, 4))
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #results-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: results"
 _EXERCISES["results.2"] = _Exercise(
     8 * 0.5 * (0.25 - 1 - math.log(0.25)),
     "The decoder does not notice, and the KL of all eight falls to zero: that is why"
@@ -887,6 +990,10 @@ _EXERCISES["results.2"] = _Exercise(
         (-8 * 0.5 * (0.25 - 1 - math.log(0.25)), "The sign: less KL is a gain."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #results-exercises-3
+#| code-fold: true
+#| code-summary: "Solutions: results"
 _EXERCISES["results.3"] = _Exercise(
     "unknown",
     "The two scores are of different images, and only one of them is a log likelihood.",
@@ -946,6 +1053,10 @@ _EXERCISES["live_figures.1"] = _Exercise(
     ],
     lambda: [(torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64),)],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #live-figures-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: live figures"
 _EXERCISES["live_figures.2"] = _Exercise(
     437_288,
     "Two bytes for each parameter.",
@@ -956,6 +1067,10 @@ _EXERCISES["live_figures.2"] = _Exercise(
         (218_644, "That is one byte each, 8 bits."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #live-figures-exercises-3
+#| code-fold: true
+#| code-summary: "Solutions: live figures"
 _EXERCISES["live_figures.3"] = _Exercise(
     _centre_of_mass,
     "Each place weighted by the mass there, divided by all mass.",
@@ -996,6 +1111,10 @@ _EXERCISES["your_own_images.1"] = _Exercise(
         (50_000 * 3 * 64 * 64 * 32, "32 bits are four bytes."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #own-images-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: your own images"
 _EXERCISES["your_own_images.2"] = _Exercise(
     0.25,
     "Scaled to height 32 it is 42.7 wide, of which 32 are kept.",
@@ -1010,6 +1129,10 @@ _EXERCISES["your_own_images.2"] = _Exercise(
         ),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #own-images-exercises-3
+#| code-fold: true
+#| code-summary: "Solutions: your own images"
 _EXERCISES["your_own_images.3"] = _Exercise(
     lambda a: a.permute(0, 3, 1, 2),
     "The values stay, the dimensions change their order.",
@@ -1052,6 +1175,10 @@ _EXERCISES["diagnosis.1"] = _Exercise(
         (1.0, "Sums and means weigh differently."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #diagnosis-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: diagnosis"
 _EXERCISES["diagnosis.2"] = _Exercise(
     lambda m, s: 0.5 * (m**2 + torch.exp(2 * s) - 1 - 2 * s),
     "The second output is log σ, so the variance is exp(2s) and its logarithm 2s.",
@@ -1080,6 +1207,10 @@ _EXERCISES["diagnosis.2"] = _Exercise(
         for _ in range(2)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #diagnosis-exercises-3
+#| code-fold: true
+#| code-summary: "Solutions: diagnosis"
 _EXERCISES["diagnosis.3"] = _Exercise(
     1 / (1 + math.exp(-1)),
     "The inner sigmoid gives at most 1, and sigmoid(1) = 0.731.",
@@ -1113,6 +1244,10 @@ _EXERCISES["speed_and_scale.1"] = _Exercise(
         (128_000, "The input needs a gradient too: three products."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #speed-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: speed and scale"
 _EXERCISES["speed_and_scale.2"] = _Exercise(
     lambda l, x: l.sigmoid() - x,
     "The predicted probability minus the pixel.",
@@ -1140,6 +1275,10 @@ _EXERCISES["speed_and_scale.2"] = _Exercise(
         for _ in range(2)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #speed-exercises-3
+#| code-fold: true
+#| code-summary: "Solutions: speed and scale"
 _EXERCISES["speed_and_scale.3"] = _Exercise(
     1 / 0.6,
     "What remains is 60 % of the time (Amdahl's law).",
@@ -1194,6 +1333,10 @@ _EXERCISES["downstream.1"] = _Exercise(
         for w, l in ((2, 20), (3, 9), (5, 8))
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #downstream-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: downstream"
 _EXERCISES["downstream.2"] = _Exercise(
     _bound_without_label,
     "The expectation of bound minus log q, which is the weighted bound plus the entropy"
@@ -1224,6 +1367,10 @@ _EXERCISES["downstream.2"] = _Exercise(
         for n in (4, 6)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #downstream-exercises-3
+#| code-fold: true
+#| code-summary: "Solutions: downstream"
 _EXERCISES["downstream.3"] = _Exercise(
     392 * math.log(2),
     "Each hidden pixel has probability one half, whatever z: a constant that no"
@@ -1255,6 +1402,10 @@ _EXERCISES["posterior_gap.1"] = _Exercise(
         (-3.5, "The sign: the best Gaussian is never worse than the encoder."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-18-2
+#| code-fold: true
+#| code-summary: "Solutions: posterior gap"
 _EXERCISES["posterior_gap.2"] = _Exercise(
     "both",
     "The true posterior is Gaussian, and at its best q equals it.",
@@ -1265,6 +1416,10 @@ _EXERCISES["posterior_gap.2"] = _Exercise(
         ("neither", "The posterior of the linear model is Gaussian."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-18-3
+#| code-fold: true
+#| code-summary: "Solutions: posterior gap"
 _EXERCISES["posterior_gap.3"] = _Exercise(
     lambda j, m: (j - m).exp(),
     "p(x, z) / p(x), in logarithms.",
@@ -1306,6 +1461,10 @@ _EXERCISES["likelihoods.1"] = _Exercise(
         (1000 / math.log(2) + 8, "Per dimension: divide by 784."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-19-2
+#| code-fold: true
+#| code-summary: "Solutions: likelihoods"
 _EXERCISES["likelihoods.2"] = _Exercise(
     0.2,
     "The root of the mean squared error.",
@@ -1316,6 +1475,10 @@ _EXERCISES["likelihoods.2"] = _Exercise(
         (1.0, "That is the width that a plain squared error assumes."),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #cell-19-3
+#| code-fold: true
+#| code-summary: "Solutions: likelihoods"
 _EXERCISES["likelihoods.3"] = _Exercise(
     lambda x, p: _score(x, p) - _log_c(p),
     "The cross-entropy score, divided by its integral.",
@@ -1378,6 +1541,10 @@ _EXERCISES["limits.1"] = _Exercise(
         for _ in range(2)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #limits-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: limits"
 _EXERCISES["limits.2"] = _Exercise(
     lambda known, foreign: (
         (known[:, None] > foreign).double() + 0.5 * (known[:, None] == foreign).double()
@@ -1414,6 +1581,10 @@ _EXERCISES["limits.2"] = _Exercise(
         for _ in range(3)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #limits-exercises-3
+#| code-fold: true
+#| code-summary: "Solutions: limits"
 _EXERCISES["limits.3"] = _Exercise(
     lambda kl, floor: kl.mean(0).clamp(min=floor).sum(),
     "The mean over the batch, at least the floor in each dimension, summed.",
