@@ -28,9 +28,22 @@ def at_the_door(model, images, labels, validation, pixels, seed):
     if isinstance(held_out[0], Tensor) and pixels == "binary":
         held_out = (binarize(held_out[0], seed), *held_out[1:])
     data = (images,) if labels is None else (images, labels)
+    _check_labels(images, labels)
     held_out = None if validation is None else _moved(held_out, like)
-    prepare = binarize if pixels == "binary" else torch.clone
+    prepare = binarize if pixels == "binary" else _as_it_is
     return _moved(data, like), held_out, prepare
+
+
+def _as_it_is(x):
+    return x
+
+# %% ../nbs/inside/76_the_door.ipynb #door-2-a
+def _check_labels(images, labels):
+    "Raise `ValueError` unless there is a label for each image, or none at all."
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(
+            f"labels has {len(labels)} rows for {len(images)} images: give one each"
+        )
 
 
 def _moved(data, like):
@@ -39,7 +52,7 @@ def _moved(data, like):
     first = first.to(like) if isinstance(first, Tensor) else first
     return (first, *(part.to(like.device) for part in rest))
 
-# %% ../nbs/inside/76_the_door.ipynb #door-2-a
+# %% ../nbs/inside/76_the_door.ipynb #part-7
 def _check_part(images, image_shape):
     "Look at all values of a tensor, at the first image of a data set."
     first = images[0][None] if isinstance(images, Dataset) else images
@@ -49,13 +62,11 @@ def _check_part(images, image_shape):
 def settings_of(given):
     "What must agree for a run to be resumed, from the arguments of `fit`."
     images, objective = given["images"], given["objective"]
-    in_memory = isinstance(images, Tensor)
+    total = images.sum(dtype=torch.float64) if isinstance(images, Tensor) else None
     names = ("batch_size", "learning_rate", "pixels", "seed", "log_every")
     return {
         "num_images": len(images),
-        "sum_of_pixels": int((255 * images).double().sum().round())
-        if in_memory
-        else None,
+        "sum_of_pixels": None if total is None else round(255 * total.item()),
         "objective": _name(objective),
         "step": _name(given["step"]),
         **{name: given[name] for name in names},
