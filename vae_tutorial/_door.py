@@ -62,15 +62,20 @@ def _check_part(images, image_shape):
 def settings_of(given):
     "What must agree for a run to be resumed, from the arguments of `fit`."
     images, objective = given["images"], given["objective"]
-    total = images.sum(dtype=torch.float64) if isinstance(images, Tensor) else None
+    total = _sum(images) if isinstance(images, Tensor) else None
     names = ("batch_size", "learning_rate", "pixels", "seed", "log_every")
     return {
         "num_images": len(images),
-        "sum_of_pixels": None if total is None else round(255 * total.item()),
+        "sum_of_pixels": None if total is None else round(255 * total),
         "objective": _name(objective),
         "step": _name(given["step"]),
         **{name: given[name] for name in names},
     }
+
+
+def _sum(images):
+    "Of all values, in double precision, some images at a time."
+    return sum(part.sum(dtype=torch.float64).item() for part in images.split(1000))
 
 
 def _name(function):

@@ -108,7 +108,7 @@ class _BernoulliScore(torch.autograd.Function):
 def _score(logits, x, rows=128):
     "log p(x) without a gradient, some rows at a time."
     step = max(1, rows * logits.shape[-1] // max(1, logits[0].numel()))
-    pairs = zip(logits.split(step), x.expand_as(logits).split(step))
+    pairs = zip(logits.split(step), x.split(step))
     return torch.cat([_score_block(*pair) for pair in pairs])
 
 
@@ -122,14 +122,13 @@ def bernoulli_log_prob(
     x: Tensor,  # Pixels, broadcast against `logits`
 ) -> Tensor:  # log p(x) in nats, shape (...)
     "Score of independent Bernoulli pixels (Kingma & Welling 2014, App. C.1)."
-    shape = torch.broadcast_shapes(logits.shape, x.shape)
-    logits = logits if logits.shape == shape else logits.expand(shape)
+    logits, x = torch.broadcast_tensors(logits, x)
     if not _is_plain(logits, x) or x.requires_grad:
         score = F.binary_cross_entropy_with_logits
-        return -score(logits, x.expand(shape), reduction="none").sum(-1)
+        return -score(logits, x, reduction="none").sum(-1)
     if logits.requires_grad and torch.is_grad_enabled():
         return _BernoulliScore.apply(logits, x)
-    return _score(logits, x) if len(shape) > 1 else _score_block(logits, x)
+    return _score(logits, x) if logits.ndim > 1 else _score_block(logits, x)
 
 # %% ../nbs/inside/87_fast_layers.ipynb #adam-2
 class Adam(torch.optim.Adam):

@@ -77,12 +77,12 @@ def fit(
 ) -> list[dict]:  # One record per report: epoch, step, split and mean terms, in nats
     "Maximize an objective by Adam (Kingma & Welling 2014, Algorithm 1)."
     data, held, prepare = at_the_door(model, images, labels, validation, pixels, seed)
-    settings = settings_of(locals())
     optimizer = Adam(model.parameters(), lr=learning_rate)
     history = History(len(images), batch_size, epochs, log_every, log, callback)
     train = partial(train_epoch, model, objective, optimizer, prepare, step)
     with whole_run(model, checkpoint, seed):
         if checkpoint:
+            settings = settings_of(locals())
             history.follow(checkpoint, checkpoint.begin(model, optimizer, settings))
         for epoch in history.epochs_left():
             drawn = tqdm(batches(data, batch_size), **history.bar(epoch))
