@@ -8,11 +8,14 @@ __all__ = ['training_state', 'restore_training', 'Checkpoint']
 # %% ../nbs/inside/82_checkpoints.ipynb #imports
 import json
 import math
+import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 import torch
 from ._guards import PathLike, checked
-from .files import parse_json, read_safetensors, write_safetensors
+from .files import FolderLock, parse_json, read_safetensors
+from .files import write_bytes, write_safetensors
 
 # %% ../nbs/inside/82_checkpoints.ipynb #state
 def training_state(
@@ -147,12 +150,38 @@ def _is_random_state(state):
         return False
     return True
 
+# %% ../nbs/inside/82_checkpoints.ipynb #folder
+class _Folder:
+    "A folder that is held against others while its metrics.jsonl is written."
+
+    def __init__(self, folder):
+        self.folder, self.metrics = Path(folder), None
+        self.lock = FolderLock(folder)
+
+    def open(self, records):
+        "Write the records that are there, in a file that is open for more."
+        path = self.folder / "metrics.jsonl"
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        write_bytes(lines.encode(), path)
+        self.metrics = path.open("a", encoding="utf-8")
+
+    def write(self, record):
+        "Append a record to metrics.jsonl, at once."
+        _append(self.metrics, record)
+
+    def close(self):
+        "Let go of the folder."
+        with suppress(OSError, AttributeError):  # every record was flushed
+            self.metrics.close()
+        self.lock.release()
+
 
 def _append(metrics, record):
     "Write a record as a line, at once. Raises `OSError` with the remedy."
     try:
         metrics.write(json.dumps(record) + "\n")
         metrics.flush()
+        os.fsync(metrics.fileno())
     except OSError as error:
         raise OSError(
             f"cannot write {metrics.name}: {error}. Make room and resume: the last "
@@ -160,36 +189,42 @@ def _append(metrics, record):
         ) from error
 
 # %% ../nbs/inside/82_checkpoints.ipynb #checkpoint
-class Checkpoint:
+class Checkpoint(_Folder):
     "Keeps a training in a folder: checkpoint.safetensors and metrics.jsonl."
 
     @checked
     def __init__(
         self,
-        folder: PathLike,  # Where to keep it
+        folder: PathLike,  # Where to keep it; made if need be
         resume: bool = False,  # Go on from what is there, if anything is
+        start: Callable = lambda: None,  # Called when nothing can be refused any more
+        about: dict | None = None,  # Anything in JSON that should be kept with it
     ):
-        self.folder, self.resume, self.metrics = Path(folder), resume, None
+        super().__init__(folder)
         self.path = self.folder / "checkpoint.safetensors"
+        self.resume, self.start, self.about = resume, start, about
 
     def begin(self, model, optimizer, settings):
         "Resume, or keep the start; returns the history. `ValueError`, `OSError`."
         self.settings, records = settings, []
-        if self.resume and self.path.exists():
+        if self.path.exists():
+            self.lock.take()
+        if resumes := self.resume and self.path.exists():
             records = self.load(model, optimizer)
-        else:
+        self.lock.take()
+        self.start()
+        if not resumes:
             self.save(model, optimizer, records)
-        self.metrics = (self.folder / "metrics.jsonl").open("w", encoding="utf-8")
-        for record in records:
-            self.write(record)
+        self.open(records)
         return records
 
     def save(self, model, optimizer, records):
         "After an epoch. Raises `FloatingPointError` rather than keep NaN."
         tensors = training_state(model, optimizer)
         _refuse_nan(tensors, records, self.path)
-        text = json.dumps({"settings": self.settings, "history": records})
-        write_safetensors(tensors, self.path, {"training": text})
+        training = {"settings": self.settings, "history": records}
+        text = {"training": json.dumps(training), "about": json.dumps(self.about)}
+        write_safetensors(tensors, self.path, text)
 
     def load(self, model, optimizer):
         "The history; model and optimizer as they were. `ValueError` if it can't be."
@@ -198,11 +233,3 @@ class Checkpoint:
         _check_tensors(tensors, model, self.path)
         restore_training(tensors, model, optimizer)
         return records
-
-    def write(self, record):
-        "Append a record to metrics.jsonl, at once."
-        _append(self.metrics, record)
-
-    def close(self):
-        with suppress(OSError, AttributeError):  # every record was flushed
-            self.metrics.close()
