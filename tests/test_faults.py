@@ -266,12 +266,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
 
 
 def test_metrics_that_do_not_fit_on_the_disk_are_named(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")  # takes no byte
-    with pytest.raises(
-        OSError, match="cannot write .*metrics.jsonl.*safe in checkpoint"
-    ):
-        trained(tmp_path)
-    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "outside")
+    checkpoint = Checkpoint(tmp_path)
+
+    def fill(record):
+        assert not (tmp_path / "metrics.jsonl").is_symlink()
+        checkpoint.metrics = open("/dev/full", "w")  # takes no byte
+
+    torch.manual_seed(1)
+    options = {"batch_size": 4, "checkpoint": checkpoint, "log": None}
+    with pytest.raises(OSError, match="cannot write /dev/full.*safe in checkpoint"):
+        fit(small_vae(), IMAGES, epochs=3, callback=fill, **options)
+    assert not (tmp_path / "outside").exists()
     assert same(trained(tmp_path, resume=True), trained(None))
 
 
@@ -288,7 +294,7 @@ else: raise AssertionError("no error")
 """,
         tmp_path,
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("[a-z]*")) == [
         "checkpoint.safetensors",
         "metrics.jsonl",
     ]
@@ -305,13 +311,15 @@ def test_a_folder_that_cannot_be_written(small_disk):
     assert before == {path: path.read_bytes() for path in small_disk.iterdir()}
 
 
-@pytest.mark.parametrize("bad", ["file/run", "nowhere/run"])
-def test_a_folder_that_is_none(bad, tmp_path):
+def test_a_folder_that_is_none(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(
-        OSError, match="cannot write .*checkpoint.safetensors.*Choose a folder"
-    ):
-        trained(tmp_path / bad)
+    with pytest.raises(OSError, match="cannot write .*file.*Choose a folder"):
+        trained(tmp_path / "file" / "run")
+
+
+def test_a_folder_that_is_missing_is_made(tmp_path):
+    trained(tmp_path / "new" / "run")
+    assert read_safetensors(tmp_path / "new" / "run" / "checkpoint.safetensors")
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])

@@ -10,8 +10,11 @@ __all__ = ['app', 'PICTURES', 'DataOption', 'DirectoryOption', 'DeviceOption', '
 
 # %% ../nbs/inside/79_commands.ipynb #imports
 import functools
+import io
 import json
 import os
+import re
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +29,8 @@ from .data import binarize, load_mnist
 from .diagnosis import diagnose
 from .evaluation import evaluate
 from .fast import step_by_hand, works_by_hand
-from .files import parse_json, read_safetensors, write_bytes
+from .files import make_folder, parse_json, read_safetensors
+from .files import remove_leftovers, write_bytes
 from .objectives import beta_elbo, elbo
 from .own_images import load_own_images
 from .plots import plot_latent_map, plot_losses, show_images
@@ -63,10 +67,44 @@ def _command(function):
         try:
             return function(*args, **kwargs)
         except (ValueError, TypeError, OSError, FloatingPointError) as error:
-            typer.echo(f"error: {error}", err=True)
+            _say(f"error: {_as_typed(str(error))}", err=True)
+            raise typer.Exit(1) from error
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in repr(error).lower():
+                raise
+            _say("error: not enough memory: choose smaller sizes", err=True)
             raise typer.Exit(1) from error
 
     return app.command(function.__name__.rstrip("_"))(run)
+
+# %% ../nbs/inside/79_commands.ipynb #say
+_OPTIONS = {
+    "latent_dim": "--latent-dim",
+    "batch_size": "--batch-size",
+    "learning_rate": "--lr",
+    "num_validation": "--validation",
+    "epochs": "--epochs",
+    "hidden": "--hidden",
+    "directory=": "--data-dir",
+    "directory is": "--data-dir is",
+    "seed is": "--seed is",
+    "beta is": "--beta is",
+    "size is": "--size is",
+}
+_WORDS = re.compile(r"(?<![\w-])(" + "|".join(_OPTIONS) + r")(?!\w)")
+
+# %% ../nbs/inside/79_commands.ipynb #say-2
+def _as_typed(message):
+    "A message of the package, its arguments called what the options are called."
+    return _WORDS.sub(lambda found: _OPTIONS[found.group()], message)
+
+
+def _say(text, err=False):
+    "Print; what a terminal would obey, or cannot print, is printed as its code."
+    spaces = {"\n", "\u00a0", "\u3000"}
+    seen = (c if c.isprintable() or c in spaces else ascii(c)[1:-1] for c in str(text))
+    with suppress(BrokenPipeError):
+        typer.echo("".join(seen), err=err)
 
 # %% ../nbs/inside/79_commands.ipynb #folder-2
 PICTURES = (
@@ -85,19 +123,25 @@ _RUN_FILES = (
     *PICTURES,
 )
 
-
+# %% ../nbs/inside/79_commands.ipynb #folder-2-b
 def _leftovers(out):
-    "What killed writers left in `out`."
-    return {path for name in _RUN_FILES for path in out.glob(f"{name}*.partial")}
+    "What killed writers left in `out`, and the lock."
+    names = (*_RUN_FILES, ".lock.json")
+    partial = {path for name in names for path in out.glob(f"{name}*.partial")}
+    return partial | {out / ".lock", out / ".lock.json"}
 
 
 def _write_json(path, content):
-    write_bytes((json.dumps(content, indent=1) + "\n").encode(), path)
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_bytes((text + "\n").encode(), path)
 
 # %% ../nbs/inside/79_commands.ipynb #folder-2-a
 def _save_picture(axes, path):
-    axes.figure.savefig(path)
+    "A figure as a file, in the format that its name ends in."
+    picture = io.BytesIO()
+    axes.figure.savefig(picture, format=path.suffix[1:] or "png")
     plt.close(axes.figure)
+    write_bytes(picture.getvalue(), path)
 
 # %% ../nbs/inside/79_commands.ipynb #has-run
 def _has_run(out, resume, overwrite):
@@ -108,7 +152,7 @@ def _has_run(out, resume, overwrite):
         raise FileExistsError(f"--out {out} is a file: name a folder")
     if not out.is_dir() or set(out.iterdir()) <= _leftovers(out):
         return False
-    if not (out / "config.json").is_file():
+    if not (out / "config.json").is_file() and not _kept_settings(out):
         raise FileExistsError(
             f"--out {out} is not empty and holds no run (no config.json): "
             "choose another folder"
@@ -126,9 +170,10 @@ def _start_run(out, config, keep):
     "Remove files of an earlier run, write the settings. Raises `OSError`."
     old = {out / name for name in set(_RUN_FILES) - {"config.json", *keep}}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for path in _leftovers(out) | old:
+        make_folder(out)
+        for path in old:
             path.unlink(missing_ok=True)
+            remove_leftovers(path)
         _write_json(out / "config.json", config)
     except OSError as error:
         raise OSError(
@@ -158,25 +203,42 @@ _SETTINGS = {
 def _read_config(folder):
     "Settings of the run in `folder`. Raises `FileNotFoundError` or `ValueError`."
     path = Path(folder) / "config.json"
-    if not path.is_file():
+    text = _settings_text(path) or _kept_settings(folder)
+    if not text and not path.is_file():
         raise FileNotFoundError(
             f"{folder} is not a run folder (no config.json in it): "
             f"train one with vae-tutorial train --out {folder}"
         )
     try:
-        return _checked_config(path)
+        return _checked_config(text)
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged or incomplete ({error}): restore it, or train again "
             "in another folder"
         ) from error
 
-# %% ../nbs/inside/79_commands.ipynb #settings-3
-def _checked_config(path):
-    "The settings in a file. Raises `ValueError` unless all are there and in range."
+# %% ../nbs/inside/79_commands.ipynb #settings-2-b
+def _settings_text(path):
+    "What config.json says; nothing where it is missing or was lost in a crash."
+    if not path.is_file():
+        return ""
     if path.stat().st_size > 100_000:
-        raise ValueError("it is too large")
-    config = parse_json(path.read_text(encoding="utf-8"))
+        return "too large"
+    return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+
+
+def _kept_settings(folder):
+    "The settings that the checkpoint holds, as text, if there are any."
+    try:
+        text = read_safetensors(Path(folder) / "checkpoint.safetensors")[1]["about"]
+    except (OSError, ValueError, LookupError):
+        return ""
+    return "" if text == "null" else text
+
+# %% ../nbs/inside/79_commands.ipynb #settings-3
+def _checked_config(text):
+    "The settings in a text. Raises `ValueError` unless all are there and in range."
+    config = parse_json(text)
     if not isinstance(config, dict) or config.keys() != _SETTINGS.keys():
         raise ValueError(f"it must hold {', '.join(_SETTINGS)}, and nothing else")
     for name, types in _SETTINGS.items():
@@ -186,10 +248,17 @@ def _checked_config(path):
         check_count(name, size)
     if config["network"] not in ("mlp", "conv"):
         raise ValueError(f"network is {config['network']!r:.60}")
-    if not config["data"].isprintable():
-        raise ValueError(f"data is {config['data']!r:.60}")
+    _check_source(config["data"])
     _check_settings(config)
     return config
+
+# %% ../nbs/inside/79_commands.ipynb #settings-3-b
+def _check_source(data):
+    "Raise `ValueError` unless it names a data set, or a folder or file in full."
+    path = Path(data)
+    is_whole = path.is_absolute() and path.name and "\0" not in data
+    if data not in _NAMES and not is_whole:
+        raise ValueError(f"data is {data!r:.60}")
 
 # %% ../nbs/inside/79_commands.ipynb #settings-3-a
 def _sizes(config):
@@ -304,6 +373,8 @@ def _check_data(data, size, color, skip_unreadable):
                 "--size, --color and --skip-unreadable are for your own pictures, "
                 f"not for --data {data}"
             )
+    elif not data or Path(data).resolve() == Path(data).resolve().parent:
+        raise ValueError(f"--data is {data!r}: name a folder or file of pictures")
     elif not Path(data).exists():
         raise ValueError(
             f"unknown data set {data!r}: choose one of {', '.join(_NAMES)}, or a "
@@ -453,24 +524,27 @@ def train(
     asked = {n for n in config if context.get_parameter_source(n).name == "COMMANDLINE"}
     device = _device(device)
     first = join_processes(device) == 0
-    opened = first and _opened(out, config, asked, resume, overwrite)
-    resuming, config = agree(opened)
-    _run(out, config, resuming, device, data_dir)
+    open_run = functools.partial(_opened, out, config, asked, resume, overwrite)
+    resuming, config = agree(first and open_run())
+    _run(out, config, resuming, device, data_dir, open_run)
 
 # %% ../nbs/inside/79_commands.ipynb #train-2b
-def _run(out, config, resuming, device, data_dir):
+def _run(out, config, resuming, device, data_dir, open_run):
     "Train with these settings; nothing is written before all is looked at."
     _check_settings(config)
     splits = _load(config, data_dir)
     vae = _made(config, splits, device)
-    first = rank_and_world()[0] == 0
-    if first:  # nothing is wrong with the options
+
+    def start():  # called by `fit` when nothing can be refused any more
+        if open_run()[0] != resuming:
+            raise FileExistsError(f"--out {out} was changed by somebody else just now")
         keep = ("checkpoint.safetensors", "metrics.jsonl") if resuming else ()
         _start_run(out, config, keep)
         _announce(config, splits, resuming)
-    agree(None)  # no process trains before the folder is there
-    history = _fit(vae, splits, config, out, resuming)
-    if first:
+
+    how = _how(vae, config, (out, resuming, start, config))
+    history = _fit(vae, splits, config, out, how)
+    if rank_and_world()[0] == 0:
         _finish(out, config, vae, splits.test, history)
 
 # %% ../nbs/inside/79_commands.ipynb #train-3
@@ -511,42 +585,41 @@ def _announce(config, splits, resuming):
     world = rank_and_world()[1]
     shared = f" in {world} processes" if world > 1 else ""
     verb = "resuming" if resuming else "training"
-    typer.echo(
+    _say(
         f"{verb} on {len(splits.train.images):,} images, {config['pixels']} "
         f"pixels{shared}; Ctrl-C stops, --resume goes on"
     )
 
 # %% ../nbs/inside/79_commands.ipynb #train-4-a
-def _how(vae, config, out, resuming):
+def _how(vae, config, kept):
     "The objective, and how its step is taken and kept."
     beta = config["beta"]
     objective = elbo if beta == 1 else beta_elbo(beta)
     if rank_and_world()[1] > 1:
         quiet = {"log": None} if rank_and_world()[0] > 0 else {}
         step, batches = shared_step(vae, objective), own_rows
-        checkpoint = SharedCheckpoint(out, resuming)
+        checkpoint = SharedCheckpoint(*kept)
         shared = {"step": step, "batches": batches, "checkpoint": checkpoint}
         return {"objective": objective, **shared, **quiet}
     step = {}
     if works_by_hand(vae):
         step = {"step": step_by_hand(vae, None if beta == 1 else beta)}
-    return {"objective": objective, "checkpoint": Checkpoint(out, resuming), **step}
+    return {"objective": objective, "checkpoint": Checkpoint(*kept), **step}
 
 # %% ../nbs/inside/79_commands.ipynb #train-5
 _AGAIN = "vae-tutorial train --out"
 
 # %% ../nbs/inside/79_commands.ipynb #train-5-a
-def _fit(vae, splits, config, out, resuming):
+def _fit(vae, splits, config, out, how):
     "Train, and say where the last good state is when it ends before its time."
     names = ("epochs", "batch_size", "pixels", "seed")
     options = {name: config[name] for name in names} | {"learning_rate": config["lr"]}
     held_out = splits.validation.images if config["validation"] else None
-    how = _how(vae, config, out, resuming)
     safe = f"The last complete epoch is safe in {out / 'checkpoint.safetensors'}"
     try:
         return fit(vae, splits.train.images, held_out, **options, **how)
     except KeyboardInterrupt:
-        typer.echo(f"\nstopped. {safe}. Go on with: {_AGAIN} {out} --resume", err=True)
+        _say(f"\nstopped. {safe}. Go on with: {_AGAIN} {out} --resume", err=True)
         raise typer.Exit(130)
     except RuntimeError as error:
         if rank_and_world()[1] == 1:
@@ -564,7 +637,7 @@ def _finish(out, config, vae, test, history):
     result = _evaluate(out, config, vae, test)
     pictures = _draw(out, vae, history, result, *_as_seen(config, test))
     _table(result)
-    typer.echo("\n".join(["pictures:", *(f"  {path}" for path in pictures)]))
+    _say("\n".join(["pictures:", *(f"  {path}" for path in pictures)]))
 
 # %% ../nbs/inside/79_commands.ipynb #open
 RunArgument = Annotated[
@@ -620,7 +693,7 @@ def sample(
     path = _picture_path(run, out, "samples.png")
     images = vae.sample(num, seed=seed)
     _save_picture(show_images(images, title="Samples from the prior"), path)
-    typer.echo(path)
+    _say(path)
 
 # %% ../nbs/inside/79_commands.ipynb #reconstruct
 @_command
@@ -638,7 +711,7 @@ def reconstruct(
     chosen = _chosen(num, seed, len(images))
     _say_codes(vae, images, labels, chosen)
     _save_picture(_reconstruction_picture(vae, images[chosen]), path)
-    typer.echo(path)
+    _say(path)
 
 # %% ../nbs/inside/79_commands.ipynb #reconstruct-a
 def _chosen(num, seed, num_images):
@@ -659,7 +732,7 @@ def _say_codes(vae, images, labels, chosen):
         posterior = vae.encode(images[chosen])
     for i, mean, deviation in zip(chosen.tolist(), posterior.mean, posterior.stddev):
         z = "  ".join(f"{m:6.2f} ± {d:.2f}" for m, d in zip(mean, deviation))
-        typer.echo(f"test image {i:5}  label {labels[i]}  z = {z}")
+        _say(f"test image {i:5}  label {labels[i]}  z = {z}")
 
 # %% ../nbs/inside/79_commands.ipynb #diagnose
 @_command
@@ -677,7 +750,7 @@ def diagnose_(
         return -(terms.reconstruction - beta * terms.kl).mean()
 
     findings = diagnose(vae, images[:128], loss, beta=beta or 1.0)
-    typer.echo(findings)
+    _say(findings)
     if not findings.healthy:
         raise typer.Exit(1)
 

@@ -36,10 +36,20 @@ def write_safetensors(
     errors = (SafetensorError, RuntimeError, TypeError, ValueError, KeyError)
     try:
         metadata = {"sha256": checksum(tensors, metadata or {}), **(metadata or {})}
-        content = to_bytes(tensors, metadata)
+        content = _in_order(to_bytes(tensors, metadata))
     except errors as error:
         raise ValueError(f"tensors cannot be written: {error}") from error
     return write_bytes(content, path)
+
+# %% ../nbs/inside/81_files.ipynb #write-2
+def _in_order(content):
+    "The same file with its header's text sorted: equal content, equal bytes."
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 # %% ../nbs/inside/81_files.ipynb #write-bytes
 def write_bytes(
@@ -286,15 +296,19 @@ class FolderLock:
 
     def take(self):
         "Raises `OSError`, and says who holds the folder, when somebody does."
-        _refuse_special(self.folder)
+        if self.lock.is_locked:
+            return
         try:
-            if not self.lock.is_locked:
-                self.lock.acquire(timeout=0)
+            _refuse_special(make_folder(self.folder) / ".lock")
+            self.lock.acquire(timeout=0)
         except Timeout:
             raise OSError(
                 f"{self.folder} is in use by another training"
                 f"{_holder(self.note)}: wait until it ends, or choose another folder"
             ) from None
+        except OSError as error:
+            remedy = "Choose a folder that can be written and has room."
+            raise OSError(f"cannot write {self.folder}: {error}. {remedy}") from error
         write_bytes(json.dumps({"process": os.getpid()}).encode(), self.note)
 
     def release(self):
@@ -304,16 +318,16 @@ class FolderLock:
             self.lock.release()
 
 # %% ../nbs/inside/81_files.ipynb #lock-2
-def _refuse_special(folder):
-    "Make the folder; raise `OSError` where its lock is a link, a pipe or the like."
-    lock = make_folder(folder) / ".lock"
-    if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file()):
-        raise OSError(f"{lock} is no ordinary file: remove it")
+def _refuse_special(path):
+    "Raise `OSError` where a link lies, a pipe or the like."
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise OSError(f"{path} is no ordinary file: remove it")
 
 
 def _holder(note):
     "Who holds a lock, in words, as far as it is known."
     try:
-        return f" (process {int(parse_json(note.read_text())['process'])})"
+        text = note.read_text() if note.is_file() else ""
+        return f" (process {int(parse_json(text)['process'])})"
     except (OSError, ValueError, TypeError, LookupError):
         return ""
