@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from ._guards import PathLike, checked
@@ -170,18 +171,23 @@ def read_safetensors(
 
 # %% ../nbs/inside/81_files.ipynb #read-2
 _DAMAGE = (TypeError, ValueError, KeyError, AttributeError)
-_MOST_TENSORS = 10_000
+_MOST_TENSORS, _MOST_BYTES = 10_000, 2**33
 
 
 def _read_all(path):
-    "Tensors and text; the library itself bounds the header by 100 MB."
-    with safe_open(path, framework="pt") as file:
-        names = file.keys()
-        if len(names) > _MOST_TENSORS:
-            raise ValueError(
-                f"it holds {len(names):,} tensors, more than {_MOST_TENSORS:,}"
-            )
-        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    "Tensors and text, all from one opening: the name may be given to another file."
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if length > min(size, 10**8) or size > _MOST_BYTES:
+            raise ValueError(f"its header of {length:,} in {size:,} bytes is too large")
+        text = file.read(length)
+        header = parse_json(text.decode())
+        if len(header) > _MOST_TENSORS:
+            raise ValueError(f"{len(header):,} tensors, more than {_MOST_TENSORS:,}")
+        content = start + text + file.read()
+    return from_bytes(content), header.get("__metadata__", {})
 
 # %% ../nbs/inside/81_files.ipynb #read-3
 def _refuse_pickle(path):
