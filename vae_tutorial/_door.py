@@ -8,7 +8,7 @@ __all__ = ['at_the_door', 'settings_of', 'whole_run', 'stop_unless_finite', 'His
 # %% ../nbs/inside/76_the_door.ipynb #imports
 import math
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 import torch
 from torch import Tensor
@@ -155,8 +155,9 @@ class History:
 # %% ../nbs/inside/76_the_door.ipynb #log
 def print_line(line):
     "Print above the progress bar, and at once even when the output is a file."
-    tqdm.write(line)
-    sys.stdout.flush()
+    with suppress(OSError, AttributeError):  # a lost output ends no training
+        tqdm.write(line)
+        sys.stdout.flush()
 
 
 def _log_line(record, epochs, steps):

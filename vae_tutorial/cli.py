@@ -103,7 +103,7 @@ def _say(text, err=False):
     "Print; what a terminal would obey, or cannot print, is printed as its code."
     spaces = {"\n", "\u00a0", "\u3000"}
     seen = (c if c.isprintable() or c in spaces else ascii(c)[1:-1] for c in str(text))
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # nobody reads it
         typer.echo("".join(seen), err=err)
 
 # %% ../nbs/inside/79_commands.ipynb #folder-2
@@ -408,7 +408,8 @@ def _table(result):
     table.add_row("- KL", f"{result.kl:.2f}")
     units = f"{result.active_units} of {len(result.kl_per_dimension)}"
     table.add_row("active latent units", units)
-    Console(force_jupyter=False).print(table)
+    with suppress(OSError):  # nobody reads it
+        Console(force_jupyter=False).print(table)
 
 # %% ../nbs/inside/79_commands.ipynb #draw
 def _reconstruction_picture(vae, images):
