@@ -195,7 +195,7 @@ def test_settings_that_were_lost_come_back_from_the_checkpoint(copy, lost):
     assert json.loads((out / "config.json").read_text()) == whole
 
 
-LOSSES = int(os.environ.get("VAE_TUTORIAL_POWER_LOSSES", "12"))
+LOSSES = int(os.environ.get("VAE_TUTORIAL_POWER_LOSSES", "50"))
 
 WRITER = """
 import sys
