@@ -403,7 +403,9 @@ def _table(result):
     table.add_column("mean", justify="right")
     is_bound = result.pixels == "binary"
     kind = "ELBO" if is_bound else "ELBO with cross-entropy for a likelihood"
-    table.add_row(kind, f"{result.elbo:.2f} ± {result.elbo_standard_error:.2f}")
+    error = result.elbo_standard_error
+    spread = "" if error is None else f" ± {error:.2f}"  # one image has none
+    table.add_row(kind, f"{result.elbo:.2f}{spread}")
     table.add_row("= reconstruction", f"{result.reconstruction:.2f}")
     table.add_row("- KL", f"{result.kl:.2f}")
     units = f"{result.active_units} of {len(result.kl_per_dimension)}"
