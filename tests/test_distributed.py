@@ -121,6 +121,7 @@ SMALL = """
 import sys
 import torch
 from torch.utils.data import Dataset
+from vae_tutorial import kernels
 from vae_tutorial.processes import join_processes, own_rows, rank_and_world, shared_step
 from vae_tutorial.objectives import elbo
 from vae_tutorial.training import fit
@@ -138,10 +139,12 @@ class Stored(Dataset):
         return self.images[i]
 
 
+if torch.backends.mkldnn.is_available():  # as on a processor by AMD
+    kernels._onednn = torch.ops.mkldnn._linear_pointwise
 out, number, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 join_processes(torch.device("cpu"))
 torch.manual_seed(0)
-model = mlp_vae((1, 28, 28), 2, (32,))
+model = mlp_vae((1, 28, 28), 2, (128, 64))
 images = torch.rand(number, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 images = Stored(images) if kind == "stored" else images
 rank, world = rank_and_world()
@@ -175,6 +178,6 @@ def test_a_last_batch_smaller_than_the_number_of_processes(number, kind, tmp_pat
         first, _ = torch.load(tmp_path / "3-0.pt")
         assert all(torch.equal(weights[name], first[name]) for name in first)
         for name in alone:
-            torch.testing.assert_close(weights[name], alone[name], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(weights[name], alone[name], rtol=1e-3, atol=1e-4)
         for a, b in zip(records, history, strict=True):
             assert a["elbo"] == pytest.approx(b["elbo"], rel=1e-4)
