@@ -9,7 +9,7 @@ __all__ = ['log_importance_weights', 'ImportanceBound', 'iwae_bound']
 import math
 from typing import NamedTuple
 from torch import Tensor
-from ._guards import Count, Model, checked
+from ._guards import Count, Model, check_one_each, checked
 
 # %% ../nbs/concepts/06_importance_weighting.ipynb #weights
 @checked
@@ -21,7 +21,9 @@ def log_importance_weights(
     "Logarithms of weights whose mean estimates p(x) (Burda et al. 2016, eq. 8)."
     q = model.encode(x)
     z = q.rsample((num_samples,))
-    return model.decode(z).log_prob(x) + model.prior.log_prob(z) - q.log_prob(z)
+    parts = model.decode(z).log_prob(x), model.prior.log_prob(z), q.log_prob(z)
+    check_one_each(len(x), *parts)
+    return parts[0] + parts[1] - parts[2]
 
 # %% ../nbs/concepts/06_importance_weighting.ipynb #bound
 class ImportanceBound(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
 from torch.nn import functional as F
-from ._guards import Count, ImageModel, Images, PixelKind, Seed
+from ._guards import Count, ImageModel, PixelKind, Seed
 from ._guards import UnitImages, check_comparable, check_plane, check_rows
 from ._guards import checked, seeded
 from .data import binarize
@@ -55,7 +55,7 @@ class LogLikelihood:
 @checked
 def log_joint(
     model: ImageModel,  # A `VAE`, or anything with its methods
-    x: Images,  # Shape (n, channels, height, width)
+    x: UnitImages,  # In [0, 1], shape (n, channels, height, width)
     z: Tensor,  # Latent vectors, shape (m, latent_dim)
 ) -> Tensor:  # log p(x|z) + log p(z) in nats, shape (n, m)
     "Log joint density of every image with every latent vector."
