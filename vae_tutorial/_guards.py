@@ -287,17 +287,19 @@ def check_num_validation(
 
 def check_means(
     means: Tensor,  # Posterior means, shape (n, latent_dim)
-    threshold: float,  # A variance
+    threshold: float = 0.0,  # A variance
+    least: int = 2,  # Means that there must be
 ) -> None:
     "Raise `TypeError` or `ValueError` for what `active_units` cannot read."
     check_tensor("means", means)
-    if means.ndim != 2 or len(means) == 0:
+    if means.ndim != 2 or len(means) < least:
         raise ValueError(
             f"means has shape {tuple(means.shape)}: it must be (n, latent_dim), "
-            "n at least 1"
+            f"n at least {least}"
         )
-    if not isinstance(threshold, (int, float)):
-        raise TypeError(f"threshold is {threshold!r:.60}: it must be a number")
+    if not means.isfinite().all():
+        raise ValueError("means has values that are NaN or infinite: remove them")
+    check_number("threshold", threshold)
 
 # %% ../nbs/inside/80_guards.ipynb #particular-3
 def check_event_dims(
@@ -338,7 +340,7 @@ def check_one_each(
             "in x: its distributions must have one batch dimension, as x has"
         )
 
-
+# %% ../nbs/inside/80_guards.ipynb #particular-3-00
 def check_resolution(
     distribution,  # A Gaussian: mean and stddev
 ) -> None:
@@ -444,7 +446,7 @@ def check_labels(
     labels: Tensor,  # What the user passed
 ) -> None:
     "Raise unless there is a whole number for each of the means."
-    check_means(means, 0.0)
+    check_means(means, least=1)
     if means.numel() == 0:
         raise ValueError(f"means has shape {tuple(means.shape)}: there is no dimension")
     is_tensor = isinstance(labels, Tensor)
@@ -530,6 +532,16 @@ def _is_record(record, needed):
     return are_numbers and record["step"] >= 1
 
 # %% ../nbs/inside/80_guards.ipynb #per-alias
+def _check_scored(kind, name, value, distribution):
+    "Check what a distribution is to score, or grey values."
+    check_tensor(name, value)
+    if kind is not Greys:
+        repeated = (1,) if kind is Scored else ()  # as a mixture does
+        check_event(name, value.shape, distribution, repeated)
+    if kind is not Scored and value.numel():
+        check_unit_interval(name, value)
+
+# %% ../nbs/inside/80_guards.ipynb #per-alias-2
 def _check_alias(kind, name, value, model):
     "Check one argument by the alias in its annotation."
     own = getattr(value, "shape", (0,))
@@ -537,12 +549,7 @@ def _check_alias(kind, name, value, model):
         shape = getattr(model, "image_shape", own[1:])
         check_images(value, shape, values=kind is UnitImages)
     elif kind in (Greys, Scored, Pixels):
-        check_tensor(name, value)
-        if kind is not Greys:
-            repeated = (1,) if kind is Scored else ()  # as a mixture does
-            check_event(name, value.shape, model, repeated)
-        if kind is not Scored and value.numel():
-            check_unit_interval(name, value)
+        _check_scored(kind, name, value, model)
     elif kind is Latents:
         check_latents(value, getattr(model, "latent_dim", [*own, 0][-1]))
     elif kind in (Model, ImageModel):
@@ -621,14 +628,12 @@ def checked(function):
         model = given.get("self", given.get("model"))
         _check_all(given, kinds, signature, model)
         try:
-            result = typed(*args, **kwargs)
+            return _refuse_nan(typed(*args, **kwargs), function, given)
         except TypeCheckError as error:
             raise _in_short(error, function) from None
         except RuntimeError as error:
             _refuse_sizes(error, _floats(given), model)
             raise
-        _refuse_nan(result, function, given)
-        return result
 
     return call
 
@@ -695,7 +700,7 @@ def _tensors_in(result):
 
 
 def _refuse_nan(result, function, given):
-    "Raise `FloatingPointError` for a result that is no number."
+    "The result itself. Raises `FloatingPointError` where it is no number."
     if any(t.isnan().any() for t in _tensors_in(result)):
         names = ", ".join(name for name in given if name != "self")
         raise FloatingPointError(
@@ -703,3 +708,4 @@ def _refuse_nan(result, function, given):
             f"passed as {names}, are NaN, infinite or far too large. Find them with "
             ".isfinite(); train the model again with a lower learning_rate"
         )
+    return result

@@ -21,12 +21,17 @@ from .data import binarize
 from .importance import log_importance_weights
 
 # %% ../nbs/build/16_log_likelihood.ipynb #type
+def _standard_error(values):
+    "Of their mean; None for a single one, of which nobody knows how it varies."
+    return values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+
+
 @dataclass(frozen=True)
 class LogLikelihood:
     "Log likelihood of each image, and what kind of number it is."
 
     values: Tensor  # log p(x) or an estimate, in nats, float64, shape (n,)
-    errors: Tensor  # By refinement, or standard error of the estimate, shape (n,)
+    errors: Tensor  # Largest, or standard error; inf: not known; in nats, shape (n,)
     method: str  # "quadrature": the integral; "importance": a bound on average
     pixels: str  # "binary", or "grey": then it is no likelihood, only a score
     num_samples: int | None = None  # Importance samples per image
@@ -39,9 +44,9 @@ class LogLikelihood:
         return self.values.mean().item()
 
     @property
-    def standard_error(self) -> float:  # Nats
-        "Standard error of `mean`, over images."
-        return self.values.std().item() / len(self.values) ** 0.5
+    def standard_error(self) -> float | None:  # Nats
+        "Standard error of `mean`, over images; None for a single image."
+        return _standard_error(self.values)
 
     def __sub__(self, other):
         "Mean difference over the same images, and its standard error, in nats."
@@ -49,8 +54,7 @@ class LogLikelihood:
             return NotImplemented
         check_comparable(self, other)
         difference = self.values - other.values
-        standard_error = difference.std().item() / len(difference) ** 0.5
-        return difference.mean().item(), standard_error
+        return difference.mean().item(), _standard_error(difference)
 
 # %% ../nbs/build/16_log_likelihood.ipynb #joint-2
 @checked
@@ -135,7 +139,7 @@ def _quadrature(model, x, tolerance=0.01):
 
 # %% ../nbs/build/16_log_likelihood.ipynb #quadrature-3
 #| code-fold: true
-#| code-summary: "Helpers: the coarse grid, and what lies beyond it"
+#| code-summary: "Helpers: the coarse grid"
 def _coarse(model, x):
     "The blocks that can hold mass of each image, (n, blocks); errors by rounding."
     z, log_area = _block_points(torch.arange(_BLOCKS**2), 5, x)
@@ -148,7 +152,9 @@ def _coarse(model, x):
         active.append(most > f.amax((1, 2, 3))[:, None] - 17)
     return torch.cat(active), _rounding(model, x, z.flatten(0, 1)[torch.cat(best)])
 
-
+# %% ../nbs/build/16_log_likelihood.ipynb #outside
+#| code-fold: true
+#| code-summary: "Helpers: what lies outside the square"
 def _outside(model, x, num):
     "A bound of log p(x) from outside the square, by cells of side 10 / num."
     side = 10 / min(num, 80)
@@ -172,11 +178,12 @@ def _importance(model, x, num_samples, chunk=2_000):
     log_sum, log_sum_of_squares = torch.cat(sums, dim=1)
     effective = (2 * log_sum - log_sum_of_squares).exp()
     relative_variance = (1 / effective - 1 / num_samples).clamp(min=0)
-    return log_sum - math.log(num_samples), relative_variance.sqrt(), effective
+    errors = relative_variance.sqrt() if num_samples > 1 else 1 / (effective - 1)
+    return log_sum - math.log(num_samples), errors, effective
 
 # %% ../nbs/build/16_log_likelihood.ipynb #ready
 #| code-fold: true
-#| code-summary: "Helpers: rounding, a second opinion"
+#| code-summary: "Helpers: rounding"
 def _ready(model):
     "A copy for evaluation; in double precision if it has only half."
     if not isinstance(model, nn.Module):
@@ -196,7 +203,9 @@ def _rounding(model, x, z):
         away.append(own - log_joint(exact, rows.double(), points.double()))
     return torch.cat([difference.diagonal().abs().cpu() for difference in away])
 
-
+# %% ../nbs/build/16_log_likelihood.ipynb #certified
+#| code-fold: true
+#| code-summary: "Helpers: a second opinion"
 def _certified(model, x):
     "The quadrature; its error is infinite where the encoder's samples find more."
     with unchecked():
