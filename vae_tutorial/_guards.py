@@ -327,7 +327,7 @@ def check_same_batch(
                 "each, or a single one without a batch dimension"
             )
 
-
+# %% ../nbs/inside/80_guards.ipynb #particular-3-00
 def check_one_each(
     num_examples: int,  # In the batch
     *terms: Tensor,  # Numbers for each example, in the last dimension
@@ -340,7 +340,7 @@ def check_one_each(
             "in x: its distributions must have one batch dimension, as x has"
         )
 
-# %% ../nbs/inside/80_guards.ipynb #particular-3-00
+
 def check_resolution(
     distribution,  # A Gaussian: mean and stddev
 ) -> None:
@@ -546,8 +546,7 @@ def _check_alias(kind, name, value, model):
     "Check one argument by the alias in its annotation."
     own = getattr(value, "shape", (0,))
     if kind in (Images, UnitImages):
-        shape = getattr(model, "image_shape", own[1:])
-        check_images(value, shape, values=kind is UnitImages)
+        check_images(value, getattr(model, "image_shape", own[1:]), kind is UnitImages)
     elif kind in (Greys, Scored, Pixels):
         _check_scored(kind, name, value, model)
     elif kind is Latents:
