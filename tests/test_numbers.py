@@ -61,7 +61,8 @@ SCORES = {
 def test_pixels_outside_the_unit_interval_are_never_scored(score, value):
     x = images()
     x[3, 0, 1, 2] = value
-    with pytest.raises(ValueError, match=r"(x|images) has values"):
+    refused = (ValueError, FloatingPointError)  # NaN may be seen in the posterior first
+    with pytest.raises(refused, match=r"(x|images) has values|passed as x"):
         SCORES[score](x)
     SCORES[score](images())
 
@@ -242,7 +243,7 @@ def test_a_history_in_half_precision(dtype):
     model = mlp_vae(hidden=(16,))
     options = {"pixels": "grey", "epochs": 1, "learning_rate": 1e-9, "log": None}
     exact = fit(model, x, **options)[-1]
-    record = fit(model.to(dtype), x, **options)[-1]
+    record = fit(model.to(dtype), x.to(dtype), **options)[-1]
     assert record["elbo"] == pytest.approx(exact["elbo"], rel=2e-3)
 
 
@@ -258,8 +259,8 @@ def test_densities_of_samples_are_right_or_refused(dtype, mean, log_stddev):
         scores = q.log_prob(q.rsample()).double()
     except ValueError as error:
         assert "log_variance" in str(error) and "float64" in str(error)
-        eps = torch.finfo(dtype).eps
-        assert math.exp(log_stddev) < 200 * eps * max(mean, 1e-9)
+        least = torch.finfo(dtype).eps * mean + torch.finfo(dtype).tiny
+        assert math.exp(log_stddev) < 200 * least
     else:
         away = (scores.mean() + q.entropy()[0]).abs().item()
         assert away < 5 * scores.std().item() / 20_000**0.5 + 1e-2
