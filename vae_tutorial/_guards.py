@@ -340,7 +340,7 @@ def check_one_each(
             "in x: its distributions must have one batch dimension, as x has"
         )
 
-
+# %% ../nbs/inside/80_guards.ipynb #particular-3-01
 def check_resolution(
     distribution,  # A Gaussian: mean and stddev
 ) -> None:
@@ -541,6 +541,20 @@ def _check_scored(kind, name, value, distribution):
     if kind is not Scored and value.numel():
         check_unit_interval(name, value)
 
+# %% ../nbs/inside/80_guards.ipynb #per-alias-1
+def _check_plain(kind, name, value):
+    "Check a number, a path or a word by its alias."
+    if kind is Count:
+        check_count(name, value, most=10**6)
+    elif kind is Seed:
+        check_seed(value, name)
+    elif kind is Positive:
+        check_number(name, value, above=True)
+    elif kind is PathLike:
+        check_path(name, value)
+    elif kind is PixelKind and value not in ("binary", "grey"):
+        raise ValueError(f"{name} is {value!r:.60}: choose 'binary' or 'grey'")
+
 # %% ../nbs/inside/80_guards.ipynb #per-alias-2
 def _check_alias(kind, name, value, model):
     "Check one argument by the alias in its annotation."
@@ -553,16 +567,8 @@ def _check_alias(kind, name, value, model):
         check_latents(value, getattr(model, "latent_dim", [*own, 0][-1]))
     elif kind in (Model, ImageModel):
         check_model(name, value, kind)
-    elif kind is Count:
-        check_count(name, value, most=10**6)
-    elif kind is Seed:
-        check_seed(value, name)
-    elif kind is Positive:
-        check_number(name, value, above=True)
-    elif kind is PathLike:
-        check_path(name, value)
-    elif kind is PixelKind and value not in ("binary", "grey"):
-        raise ValueError(f"{name} is {value!r:.60}: choose 'binary' or 'grey'")
+    else:
+        _check_plain(kind, name, value)
 
 # %% ../nbs/inside/80_guards.ipynb #kinship
 def _own_tensor(model):
