@@ -21,9 +21,10 @@ def log_importance_weights(
     "Logarithms of weights whose mean estimates p(x) (Burda et al. 2016, eq. 8)."
     q = model.encode(x)
     z = q.rsample((num_samples,))
-    parts = model.decode(z).log_prob(x), model.prior.log_prob(z), q.log_prob(z)
-    check_one_each(len(x), *parts)
-    return parts[0] + parts[1] - parts[2]
+    log_p_x, log_p_z = model.decode(z).log_prob(x), model.prior.log_prob(z)
+    log_q = q.log_prob(z)
+    check_one_each(len(x), log_p_x, log_p_z, log_q)
+    return log_p_x + log_p_z - log_q
 
 # %% ../nbs/concepts/06_importance_weighting.ipynb #bound
 class ImportanceBound(NamedTuple):

@@ -79,7 +79,8 @@ def shared_step(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        sums = weight * torch.stack([term.detach().sum() for term in terms])
+        own = torch.stack(terms).detach().sum(1, dtype=torch.float64)
+        sums = weight * own
         distributed.all_reduce(sums)
         return type(terms)(*sums)
 
