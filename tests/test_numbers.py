@@ -434,3 +434,11 @@ def test_scores_are_kept_as_they_are_for_the_shipped_model():
     assert isinstance(exact, LogLikelihood) and exact.errors.max() < 0.0101
     doubled = log_likelihood(vae.double(), x.double(), "quadrature")
     torch.testing.assert_close(exact.values, doubled.values, rtol=0, atol=2e-3)
+
+
+def test_pixels_up_to_255_are_not_drawn_as_ink():
+    from vae_tutorial.plots import show_images
+
+    with pytest.raises(ValueError, match="images has values up to 255"):
+        show_images(255 * torch.ones(2, *SHAPE))
+    show_images(torch.full((2, *SHAPE), 1.2))

@@ -457,6 +457,16 @@ def check_labels(
             f"labels has shape {tuple(labels.shape)} for {len(means)} means: one each"
         )
 
+# %% ../nbs/inside/80_guards.ipynb #drawing-1-b
+def _check_drawn_values(images):
+    "Raise `ValueError` for pixels from 0 to 255, which would all be drawn as ink."
+    largest = images.nan_to_num(posinf=torch.inf).amax().item()
+    if largest >= 2:  # a little above 1 may be the mean of a Gaussian pixel
+        raise ValueError(
+            f"images has values up to {largest:g}, drawn as if they were 1: divide "
+            "pixels from 0 to 255 by 255"
+        )
+
 # %% ../nbs/inside/80_guards.ipynb #drawing-2
 def check_drawable(
     images: Tensor,  # What the user passed
@@ -481,6 +491,7 @@ def check_drawable(
             f"images has shape {tuple(images.shape)}: show_images draws "
             "(n, 1 or 3, height, width) with n at least 1"
         )
+    _check_drawn_values(images)
 
 # %% ../nbs/inside/80_guards.ipynb #drawing-3
 def check_pairs(
