@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from vae_tutorial.vae import VAE
 
@@ -114,3 +115,69 @@ def test_a_killed_worker_is_restarted_and_nothing_is_lost(pair, tmp_path):
     assert (out / "model.safetensors").read_bytes() == (
         pair[0] / "model.safetensors"
     ).read_bytes()
+
+
+SMALL = """
+import sys
+import torch
+from torch.utils.data import Dataset
+from vae_tutorial import kernels
+from vae_tutorial.processes import join_processes, own_rows, rank_and_world, shared_step
+from vae_tutorial.objectives import elbo
+from vae_tutorial.training import fit
+from vae_tutorial.vae import mlp_vae
+
+
+class Stored(Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i]
+
+
+if torch.backends.mkldnn.is_available():  # as on a processor by AMD
+    kernels._onednn = torch.ops.mkldnn._linear_pointwise
+out, number, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+join_processes(torch.device("cpu"))
+torch.manual_seed(0)
+model = mlp_vae((1, 28, 28), 2, (128, 64))
+images = torch.rand(number, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+images = Stored(images) if kind == "stored" else images
+rank, world = rank_and_world()
+how = {}
+if world > 1:
+    how = {"step": shared_step(model, elbo), "batches": own_rows}
+history = fit(model, images, epochs=3, batch_size=4, pixels="grey", log=None, **how)
+torch.save([model.state_dict(), history], f"{out}/{world}-{rank}.pt")
+"""
+
+
+@pytest.mark.parametrize("kind", ["tensor", "stored"])
+@pytest.mark.parametrize("number", [9, 10, 1])
+def test_a_last_batch_smaller_than_the_number_of_processes(number, kind, tmp_path):
+    "Three processes, 9, 10 or 1 images in batches of 4: one or two processes have no row of the last batch."
+    script = tmp_path / "small.py"
+    script.write_text(SMALL)
+    arguments = [str(script), str(tmp_path), str(number), kind]
+    for command in ([sys.executable], [*TORCHRUN[:-1], "3"]):
+        run = subprocess.run(
+            [*command, *arguments],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+    alone, history = torch.load(tmp_path / "1-0.pt")
+    for rank in range(3):
+        weights, records = torch.load(tmp_path / f"3-{rank}.pt")
+        first, _ = torch.load(tmp_path / "3-0.pt")
+        assert all(torch.equal(weights[name], first[name]) for name in first)
+        for name in alone:
+            torch.testing.assert_close(weights[name], alone[name], rtol=1e-3, atol=1e-4)
+        for a, b in zip(records, history, strict=True):
+            assert a["elbo"] == pytest.approx(b["elbo"], rel=1e-4)

@@ -30,19 +30,19 @@ MUTATIONS = [  # module, right, wrong
     ),
     (
         "distributions",
-        "(z - self.mean).square() * (-self.log_variance).exp()",
-        "(z - self.mean).square() * (-0.5 * self.log_variance).exp()",
+        "(z - mean) / (0.5 * log_variance).exp()",
+        "(z - mean) / log_variance.exp()",
     ),
     (
         "distributions",
-        "return -0.5 * (math.log(2 * math.pi) + self.log_variance + squared).sum(-1)",
-        "return -0.5 * (math.log(2 * math.pi) - self.log_variance + squared).sum(-1)",
+        "return -0.5 * (math.log(2 * math.pi) + log_variance + squared).sum(-1)",
+        "return -0.5 * (math.log(2 * math.pi) - log_variance + squared).sum(-1)",
     ),
     ("distributions", "+ squared).sum(-1)", "+ squared).mean(-1)"),
     (
         "distributions",
-        "(math.log(2 * math.pi) + 1 + self.log_variance).sum(-1)",
-        "(math.log(2 * math.pi) + self.log_variance).sum(-1)",
+        "(math.log(2 * math.pi) + 1 + log_variance).sum(-1)",
+        "(math.log(2 * math.pi) + log_variance).sum(-1)",
     ),
     ("distributions", "return 0.5 * (log_ratio.exp()", "return (log_ratio.exp()"),
     (
@@ -107,10 +107,10 @@ MUTATIONS = [  # module, right, wrong
     ),
     (
         "importance",
-        "model.prior.log_prob(z) - q.log_prob(z)",
-        "model.prior.log_prob(z) + q.log_prob(z)",
+        "log_p_z - log_q",
+        "log_p_z + log_q",
     ),
-    ("importance", "+ model.prior.log_prob(z) - q", "- q"),
+    ("importance", "+ log_p_z - log_q", "- log_q"),
     (
         "importance",
         "log_weights.logsumexp(0) - math.log(num_samples)",
@@ -197,13 +197,13 @@ MUTATIONS = [  # module, right, wrong
     ("likelihood", "check_comparable(self, other)", "pass"),
     (
         "likelihood",
-        "difference.std().item() / len(difference) ** 0.5",
-        "difference.std().item()",
+        "values.std().item() / len(values) ** 0.5",
+        "values.std().item()",
     ),
     (
         "likelihood",
-        "mass.amax(1, keepdim=True) - 14",
-        "mass.amax(1, keepdim=True) - 0.5",
+        "finer[:, None] - 14",
+        "finer[:, None] + 0.5",
     ),
 ]
 KNOWN_SURVIVORS = {  # reason by planted error

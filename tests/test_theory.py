@@ -339,7 +339,9 @@ def test_quadrature_scores_other_pixels_by_their_own_density():
 
         def forward(self, z):
             logits = vae.decoder(z).base_dist.logits
-            return Independent(torch.distributions.ContinuousBernoulli(logits=logits), 3)
+            return Independent(
+                torch.distributions.ContinuousBernoulli(logits=logits), 3
+            )
 
     grey = VAE(vae.encoder, Continuous(), vae.prior_part)
     z = random(5, 2).float()

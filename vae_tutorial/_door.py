@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from ._guards import check_images, seeded, unchecked
+from ._guards import check_images, check_unit_interval, seeded, unchecked
 from .data import binarize
 
 # %% ../nbs/inside/76_the_door.ipynb #door-2
@@ -25,8 +25,8 @@ def at_the_door(model, images, labels, validation, pixels, seed):
     for part in (images, held_out[0]):
         if part is not None:
             _check_part(part, model.image_shape)
-    if isinstance(held_out[0], Tensor) and pixels == "binary":
-        held_out = (binarize(held_out[0], seed), *held_out[1:])
+    if held_out[0] is not None and pixels == "binary":
+        held_out = (_black_and_white(held_out[0], seed), *held_out[1:])
     data = (images,) if labels is None else (images, labels)
     _check_labels(images, labels)
     held_out = None if validation is None else _moved(held_out, like)
@@ -51,6 +51,27 @@ def _moved(data, like):
     first, *rest = data
     first = first.to(like) if isinstance(first, Tensor) else first
     return (first, *(part.to(like.device) for part in rest))
+
+# %% ../nbs/inside/76_the_door.ipynb #door-2-b
+class _BlackAndWhite(Dataset):
+    "The images of a data set in black and white, by chance, the same each time."
+
+    def __init__(self, images, seed):
+        self.images, self.seed = images, seed
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        image = self.images[i]
+        check_unit_interval("images", image)
+        return binarize(image, (self.seed + i) % 2**63)
+
+
+def _black_and_white(images, seed):
+    "Held-out images as the training sees them, but for good."
+    is_tensor = isinstance(images, Tensor)
+    return binarize(images, seed) if is_tensor else _BlackAndWhite(images, seed)
 
 # %% ../nbs/inside/76_the_door.ipynb #part-7
 def _check_part(images, image_shape):
@@ -137,7 +158,8 @@ class History:
     def add(self, epoch, size, terms):
         "Take the summed terms of a step; report when it is time."
         self.step = self.step % self.steps + 1
-        self.sums, self.count = self.sums + torch.stack(terms), self.count + size
+        self.sums = self.sums + torch.stack(terms).double()
+        self.count += size
         if self.step % self.log_every == 0 or self.step == self.steps:
             means = (self.sums / self.count).tolist()
             self.report(epoch, "train", dict(zip(terms._fields, means)))

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent
 from torch.distributions import constraints, register_kl
-from ._guards import check_event_dims, checked
-from .kernels import bernoulli_log_prob
+from ._guards import Pixels, Scored, check_event_dims, check_resolution
+from ._guards import check_same_batch, checked
+from .kernels import _precise, bernoulli_log_prob
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-07
 class DiagonalGaussian(Distribution):
@@ -42,14 +43,17 @@ class DiagonalGaussian(Distribution):
         return self.mean + self.stddev * noise
 
     @checked
-    def log_prob(self, z: Float[Tensor, "*any {self.event_shape[0]}"]):
+    def log_prob(self, z: Scored):
         "Log density in nats, summed over the last dimension, shape (*batch,)."
-        squared = (z - self.mean).square() * (-self.log_variance).exp()
-        return -0.5 * (math.log(2 * math.pi) + self.log_variance + squared).sum(-1)
+        check_resolution(self)
+        z, mean, log_variance = _precise(z, self.mean, self.log_variance)
+        squared = ((z - mean) / (0.5 * log_variance).exp()).square()
+        return -0.5 * (math.log(2 * math.pi) + log_variance + squared).sum(-1)
 
     def entropy(self):
         "Differential entropy in nats, shape (*batch,)."
-        return 0.5 * (math.log(2 * math.pi) + 1 + self.log_variance).sum(-1)
+        (log_variance,) = _precise(self.log_variance)
+        return 0.5 * (math.log(2 * math.pi) + 1 + log_variance).sum(-1)
 
 # %% ../nbs/concepts/02_distributions.ipynb #cell-16
 @checked
@@ -60,6 +64,12 @@ def kl_per_dimension(
     prior_log_variance: Float[Tensor, "*#batch latent"] | float = 0.0,
 ) -> Tensor:  # KL divergence of each dimension in nats, shape (*batch, latent)
     "The terms of `kl_divergence` before they are summed."
+    check_same_batch(
+        mean.shape, prior_mean=prior_mean, prior_log_variance=prior_log_variance
+    )
+    mean, log_variance, prior_mean, prior_log_variance = _precise(
+        mean, log_variance, prior_mean, prior_log_variance
+    )
     log_ratio = log_variance - prior_log_variance
     prior_variance = torch.as_tensor(prior_log_variance).to(mean).exp()
     squared_distance = (mean - prior_mean).square() / prior_variance
@@ -86,7 +96,8 @@ def _kl_diagonal_gaussians(q, p):
 class _BernoulliImage(Independent):
     "Independent Bernoulli pixels whose score is computed fast."
 
-    def log_prob(self, x):
+    @checked
+    def log_prob(self, x: Pixels):
         logits, dims = self.base_dist.logits, self.reinterpreted_batch_ndims
         if dims == 0:
             return bernoulli_log_prob(logits[..., None], x[..., None])

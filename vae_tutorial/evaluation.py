@@ -22,7 +22,7 @@ class Evaluation(NamedTuple):
     "Mean over a data set, in nats per image: elbo = reconstruction - kl."
 
     elbo: float  # Lower bound on the mean log likelihood
-    elbo_standard_error: float  # Of that mean, over images
+    elbo_standard_error: float | None  # Of that mean; None for a single image
     reconstruction: float  # E_q[log p(x|z)]
     kl: float  # KL(q(z|x) || p(z))
     kl_from: str  # "closed form", or "samples" where none is known
@@ -52,14 +52,16 @@ def evaluate(
         posteriors = [model.encode(batch) for batch in batches]
     model.train(was_training)
     elbos, *others = (torch.cat(term).cpu().double() for term in zip(*terms))
-    bound, error = elbos.mean().item(), elbos.std().item() / len(images) ** 0.5
+    bound, error = elbos.mean().item(), None
+    if len(images) > 1:
+        error = elbos.std().item() / len(images) ** 0.5
     parts = [other.mean().item() for other in others]
     about = _about_the_code(posteriors, model.prior)
     return Evaluation(_finite(bound), error, *parts, *about, len(images), pixels)
 
 # %% ../nbs/build/14_evaluation.ipynb #cell-07
 def active_units(
-    means: Tensor,  # Posterior means of many images, shape (n, latent_dim)
+    means: Tensor,  # Posterior means of many images, shape (n, latent_dim), n > 1
     threshold: float = 0.01,  # Least variance of an active unit
 ) -> Tensor:  # True for each active unit, shape (latent_dim,)
     "Dimensions whose posterior mean varies over the data (Burda et al. 2016, sec. 5)."
@@ -107,12 +109,12 @@ def _has_closed_form(q, p):
 #| code-fold: true
 #| code-summary: "Helpers: the KL by dimension, where it comes from"
 def _count_active(posteriors):
-    "How many units are active, or None where posteriors have no known mean."
+    "How many units are active; None for one image, or where no mean is known."
     try:
         means = torch.cat([q.mean for q in posteriors])
     except NotImplementedError:
         return None
-    return int(active_units(means).sum())
+    return int(active_units(means).sum()) if len(means) > 1 else None
 
 
 def _finite(bound):

@@ -6,11 +6,12 @@
 __all__ = ['gradients_by_hand', 'works_by_hand', 'step_by_hand']
 
 # %% ../nbs/practice/65_gradients_by_hand.ipynb #imports
+import math
 import torch
 from torch import Tensor, nn
 from .kernels import Linear, _sum_of_logs, product
 from .networks import BernoulliPixels, Gaussian, StandardNormal
-from .objectives import ElboTerms, WeightedTerms
+from .objectives import ElboTerms, WeightedTerms, elbo
 from .vae import VAE
 
 # %% ../nbs/practice/65_gradients_by_hand.ipynb #stack
@@ -76,20 +77,129 @@ _KNOWN = (Gaussian, BernoulliPixels, StandardNormal, Linear, nn.Linear)
 _KNOWN += (nn.ReLU, nn.Flatten, nn.Sequential, VAE)
 
 
+def _by_turns(network):
+    "Whether its layers are linear and ReLU by turns, a linear one first and last."
+    kinds = (nn.Linear, nn.ReLU)
+    layers = [layer for layer in network.modules() if isinstance(layer, kinds)]
+    turns = [isinstance(layer, kinds[i % 2]) for i, layer in enumerate(layers)]
+    return all(turns) and len(turns) % 2 == 1
+
+
+def _is_plain(parameter):
+    "Whether it is trained, in float32 on the CPU."
+    where = parameter.dtype, parameter.device.type, type(parameter)
+    return where == (torch.float32, "cpu", nn.Parameter) and parameter.requires_grad
+
+# %% ../nbs/practice/65_gradients_by_hand.ipynb #works-2
+#| code-fold: true
+#| code-summary: "Helpers: who listens, and what was replaced"
+def _has_hooks(thing):
+    "Whether anyone listens to this module or parameter, or to all modules."
+    kept = [getattr(thing, name) for name in dir(thing) if name.endswith("hooks")]
+    return any(isinstance(hooks, dict) and hooks for hooks in kept)
+
+
+def _is_patched(module):
+    "Whether a method of this one object was replaced."
+    return any(callable(getattr(type(module), name, None)) for name in vars(module))
+
+
+def _owned(network):
+    "Weight and bias of each linear layer."
+    return [p for layer in _linears(network) for p in (layer.weight, layer.bias)]
+
+# %% ../nbs/practice/65_gradients_by_hand.ipynb #works-3
+def _looks_known(model):
+    "Whether it is made of the known parts, and no one listens to them."
+    modules, parameters = list(model.modules()), list(model.parameters())
+    if any(type(m) not in _KNOWN or _is_patched(m) for m in modules):
+        return False
+    if type(model) is not VAE or any(buffer.any() for buffer in model.buffers()):
+        return False  # the prior is not N(0, I)
+    owned = _owned(model.encoder) + _owned(model.decoder)
+    return (
+        _by_turns(model.encoder)
+        and _by_turns(model.decoder)
+        and list(map(id, owned)) == list(map(id, parameters))
+        and all(map(_is_plain, parameters))
+        and not any(map(_has_hooks, [*modules, *parameters, nn.modules.module]))
+    )
+
+# %% ../nbs/practice/65_gradients_by_hand.ipynb #verify-2
+def _terms_by_hand(model, x, beta):
+    "Summed terms of a step by hand; without `beta` those of the ELBO."
+    sums = gradients_by_hand(model, x, 1.0 if beta is None else beta)
+    if beta is None:
+        return sums
+    return WeightedTerms(sums.reconstruction - beta * sums.kl, *sums)
+
+
+def _terms_by_autograd(model, batch, objective):
+    "The same by autograd: gradients of the mean loss go into `.grad`."
+    terms = objective(model, *batch)
+    (-terms[0].mean()).backward()
+    return type(terms)(*(term.detach().sum() for term in terms))
+
+# %% ../nbs/practice/65_gradients_by_hand.ipynb #verify-3
+def _both(model, batch, objective, beta):
+    "Terms and gradients by hand and by autograd, with the same noise."
+    parameters = list(model.parameters())
+    kept = [p.grad for p in parameters]
+    ways = (_terms_by_hand, batch[0], beta), (_terms_by_autograd, batch, objective)
+    try:
+        for terms_by, rows, how in ways:
+            for p in parameters:
+                p.grad = None
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                yield terms_by(model, rows, how), [p.grad for p in parameters]
+    finally:
+        for p, gradient in zip(parameters, kept):
+            p.grad = gradient
+
+
+def _share(ours, theirs, least):
+    "The largest difference, as a share of the largest entry."
+    theirs = torch.zeros_like(ours) if theirs is None else theirs
+    return (ours - theirs).abs().max() / theirs.abs().max().clamp(min=least)
+
+# %% ../nbs/practice/65_gradients_by_hand.ipynb #verify-4
+_ROUNDING = 1e-3  # of the largest entry: differences by rounding stay far below
+
+
+def _difference(model, batch, objective, beta):
+    "How far terms and gradients by hand are from autograd's, as a share of them."
+    (ours, by_hand), (theirs, by_autograd) = _both(model, batch, objective, beta)
+    if type(ours) is not type(theirs):
+        return math.inf
+    terms = [_share(a, b, 1.0) for a, b in zip(ours, theirs)]
+    gradients = [_share(a, b, 1e-6) for a, b in zip(by_hand, by_autograd)]
+    return torch.stack(terms + gradients).max().item()
+
+
 def works_by_hand(
     model: nn.Module,  # Any model
-) -> bool:  # Whether `gradients_by_hand` knows every step of it
+) -> bool:  # Whether `gradients_by_hand` finds what autograd finds
     "True for a VAE as `mlp_vae` makes it, in float32 on the CPU, all of it trained."
-    if getattr(model, "recipe", {}).get("recipe") != "mlp_vae":
+    if not _looks_known(model):
         return False
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return all(
-        p.dtype == torch.float32 and p.device.type == "cpu" and p.requires_grad
-        for p in model.parameters()
-    ) and all(
-        type(module) in _KNOWN and not any(getattr(module, hook) for hook in hooks)
-        for module in model.modules()
-    )
+    numbers = torch.Generator().manual_seed(0)
+    x = torch.rand(8, *model.image_shape, generator=numbers).round()
+    try:
+        return _difference(model, (x,), elbo, None) <= _ROUNDING
+    except (RuntimeError, ValueError):  # its layers do not fit together
+        return False
+
+# %% ../nbs/practice/65_gradients_by_hand.ipynb #compare
+def _compare(model, batch, objective, beta):
+    "Raise `ValueError` unless a step by hand does what autograd would do."
+    known = _looks_known(model)
+    far = _difference(model, batch, objective, beta) if known else math.inf
+    if not far <= _ROUNDING:
+        raise ValueError(
+            "model or objective has steps that the gradients by hand do not know "
+            f"(largest difference from autograd's: {far:.2g} of the largest entry): "
+            "train it with the step that fit takes by itself"
+        )
 
 # %% ../nbs/practice/65_gradients_by_hand.ipynb #step-2
 def step_by_hand(
@@ -97,6 +207,7 @@ def step_by_hand(
     beta: float | None = None,  # Weight of the KL; None maximizes the ELBO
 ):  # A step for `fit`
     "A step without autograd. Raises `ValueError` for a model that it does not know."
+    run = (None, None)  # of which the first batch was compared
     if not works_by_hand(model):
         raise ValueError(
             "model has steps that the gradients by hand do not know: train it with "
@@ -104,10 +215,12 @@ def step_by_hand(
         )
 
     def step(model, batch, objective, optimizer):
-        sums = gradients_by_hand(model, batch[0], 1.0 if beta is None else beta)
+        nonlocal run
+        if model is not run[0] or optimizer is not run[1]:
+            _compare(model, batch, objective, beta)
+            run = model, optimizer
+        terms = _terms_by_hand(model, batch[0], beta)
         optimizer.step()
-        if beta is None:
-            return sums
-        return WeightedTerms(sums.reconstruction - beta * sums.kl, *sums)
+        return terms
 
     return step

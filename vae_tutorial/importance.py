@@ -9,7 +9,7 @@ __all__ = ['log_importance_weights', 'ImportanceBound', 'iwae_bound']
 import math
 from typing import NamedTuple
 from torch import Tensor
-from ._guards import Count, Model, checked
+from ._guards import Count, Model, check_one_each, checked
 
 # %% ../nbs/concepts/06_importance_weighting.ipynb #weights
 @checked
@@ -21,7 +21,10 @@ def log_importance_weights(
     "Logarithms of weights whose mean estimates p(x) (Burda et al. 2016, eq. 8)."
     q = model.encode(x)
     z = q.rsample((num_samples,))
-    return model.decode(z).log_prob(x) + model.prior.log_prob(z) - q.log_prob(z)
+    log_p_x, log_p_z = model.decode(z).log_prob(x), model.prior.log_prob(z)
+    log_q = q.log_prob(z)
+    check_one_each(len(x), log_p_x, log_p_z, log_q)
+    return log_p_x + log_p_z - log_q
 
 # %% ../nbs/concepts/06_importance_weighting.ipynb #bound
 class ImportanceBound(NamedTuple):

@@ -117,12 +117,18 @@ def _score_block(logits, x):
     return straight + _sum_of_logs(logits.abs().sigmoid_())
 
 # %% ../nbs/inside/87_fast_layers.ipynb #score-4
+def _precise(*tensors):
+    "Tensors in float32 or better; numbers stay as they are."
+    half = (torch.float16, torch.bfloat16)
+    return [t.float() if getattr(t, "dtype", None) in half else t for t in tensors]
+
+
 def bernoulli_log_prob(
     logits: Tensor,  # Log odds of each pixel, shape (..., num_pixels)
     x: Tensor,  # Pixels, broadcast against `logits`
 ) -> Tensor:  # log p(x) in nats, shape (...)
     "Score of independent Bernoulli pixels (Kingma & Welling 2014, App. C.1)."
-    logits, x = torch.broadcast_tensors(logits, x)
+    logits, x = torch.broadcast_tensors(*_precise(logits, x))
     if not _is_plain(logits, x) or x.requires_grad:
         score = F.binary_cross_entropy_with_logits
         return -score(logits, x, reduction="none").sum(-1)

@@ -6,26 +6,32 @@
 __all__ = ['LogLikelihood', 'log_joint', 'log_likelihood']
 
 # %% ../nbs/build/16_log_likelihood.ipynb #imports
+import copy
 import math
 from dataclasses import dataclass
 from typing import Literal
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Bernoulli
 from torch.nn import functional as F
-from ._guards import Count, ImageModel, Images, PixelKind, Seed
+from ._guards import Count, ImageModel, PixelKind, Seed
 from ._guards import UnitImages, check_comparable, check_plane, check_rows
-from ._guards import checked, seeded
+from ._guards import checked, seeded, unchecked
 from .data import binarize
 from .importance import log_importance_weights
 
 # %% ../nbs/build/16_log_likelihood.ipynb #type
+def _standard_error(values):
+    "Of their mean; None for a single one, of which nobody knows how it varies."
+    return values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+
+
 @dataclass(frozen=True)
 class LogLikelihood:
     "Log likelihood of each image, and what kind of number it is."
 
     values: Tensor  # log p(x) or an estimate, in nats, float64, shape (n,)
-    errors: Tensor  # By refinement, or standard error of the estimate, shape (n,)
+    errors: Tensor  # Largest, or standard error; inf: not known; in nats, shape (n,)
     method: str  # "quadrature": the integral; "importance": a bound on average
     pixels: str  # "binary", or "grey": then it is no likelihood, only a score
     num_samples: int | None = None  # Importance samples per image
@@ -38,9 +44,9 @@ class LogLikelihood:
         return self.values.mean().item()
 
     @property
-    def standard_error(self) -> float:  # Nats
-        "Standard error of `mean`, over images."
-        return self.values.std().item() / len(self.values) ** 0.5
+    def standard_error(self) -> float | None:  # Nats
+        "Standard error of `mean`, over images; None for a single image."
+        return _standard_error(self.values)
 
     def __sub__(self, other):
         "Mean difference over the same images, and its standard error, in nats."
@@ -48,14 +54,13 @@ class LogLikelihood:
             return NotImplemented
         check_comparable(self, other)
         difference = self.values - other.values
-        standard_error = difference.std().item() / len(difference) ** 0.5
-        return difference.mean().item(), standard_error
+        return difference.mean().item(), _standard_error(difference)
 
 # %% ../nbs/build/16_log_likelihood.ipynb #joint-2
 @checked
 def log_joint(
     model: ImageModel,  # A `VAE`, or anything with its methods
-    x: Images,  # Shape (n, channels, height, width)
+    x: UnitImages,  # In [0, 1], shape (n, channels, height, width)
     z: Tensor,  # Latent vectors, shape (m, latent_dim)
 ) -> Tensor:  # log p(x|z) + log p(z) in nats, shape (n, m)
     "Log joint density of every image with every latent vector."
@@ -84,48 +89,84 @@ def _block_points(blocks, num, like):
     return points.to(like), 2 * math.log(side / num)
 
 
+def _rise(f):
+    "How much above its midpoint a concave f can be in each cell of a square grid."
+    rise = torch.zeros_like(f)
+    for dim in (-2, -1):
+        step = f.diff(dim=dim)
+        end = torch.zeros_like(f.narrow(dim, 0, 1))
+        steepest = torch.maximum(
+            torch.cat([end, step], dim), torch.cat([-step, end], dim)
+        )
+        rise += steepest.clamp(min=0) / 2
+    return rise
+
+# %% ../nbs/build/16_log_likelihood.ipynb #refine
 def _refine(model, x, active, num):
-    "log p(x) from the active blocks only, by num x num cells in each, shape (n,)."
-    total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+    "Log mass in the active blocks by num x num cells, and what these may hide."
+    mass = torch.full(active.shape, -torch.inf, dtype=torch.float64)
+    hidden = mass.clone()
     for block in active.any(0).nonzero()[:, 0]:
         z, log_area = _block_points(block[None], num, x)
         rows = active[:, block].nonzero()[:, 0]
-        mass = log_joint(model, x[rows], z[0]).double().logsumexp(1) + log_area
-        total[rows] = torch.logaddexp(total[rows], mass)
-    return total
+        f = log_joint(model, x[rows], z[0]).double().cpu()
+        rise = _rise(f.unflatten(1, (num, num))).flatten(1)
+        steep = torch.where(rise > 4, f + rise, -torch.inf)
+        mass[rows, block] = f.logsumexp(1) + log_area
+        hidden[rows, block] = steep.logsumexp(1) + log_area
+    return mass, hidden
 
 # %% ../nbs/build/16_log_likelihood.ipynb #quadrature-2
 def _quadrature(model, x, tolerance=0.01):
-    "log p(x) by two-dimensional quadrature, and the error of each."
-    mass = _coarse_mass(model, x)
-    active = mass > mass.amax(1, keepdim=True) - 14
-    values, errors = _refine(model, x, active, 10), torch.full((len(x),), torch.inf)
-    errors, num = errors.double(), 10
-    while (todo := (errors > tolerance).nonzero()[:, 0]).numel() and num < 160:
-        num *= 2
-        finer = _refine(model, x[todo], active[todo], num)
+    "log p(x) by two-dimensional quadrature, and the error of each; infinite: unknown."
+    active, rounding = _coarse(model, x)
+    values = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+    errors = torch.full_like(values, torch.inf)
+    outside = errors.clone()
+    for num in (10, 20, 40, 80, 160):
+        todo = (errors > tolerance).nonzero()[:, 0]
+        mass, hidden = _refine(model, x[todo], active[todo], num)
+        finer = mass.logsumexp(1)
+        unsure = todo[outside[todo] > finer - 7]
+        outside[unsure] = _outside(model, x[unsure], num)
+        missed = torch.logaddexp(hidden.logsumexp(1), outside[todo])
         change = (finer - values[todo]).abs()
-        errors[todo] = change + _cut_off(mass)[todo]
+        errors[todo] = change + F.softplus(missed - finer)
         values[todo] = finer
-    return values, errors
+        active[todo] = torch.logaddexp(mass, hidden) > finer[:, None] - 14
+    errors[~(errors <= tolerance)] = torch.inf
+    return values, errors + rounding
 
 # %% ../nbs/build/16_log_likelihood.ipynb #quadrature-3
 #| code-fold: true
-#| code-summary: "Helpers: the coarse grid, and what lies beyond it"
-def _coarse_mass(model, x):
-    "Log mass of each image in each block, up to a constant, shape (n, blocks)."
-    z, _ = _block_points(torch.arange(_BLOCKS**2), 5, x)
-    flat = z.flatten(0, 1)
-    parts = [log_joint(model, part, flat) for part in x.split(200)]
-    return torch.cat([part.unflatten(1, z.shape[:2]).logsumexp(2) for part in parts])
+#| code-summary: "Helpers: the coarse grid"
+def _coarse(model, x):
+    "The blocks that can hold mass of each image, (n, blocks); errors by rounding."
+    z, log_area = _block_points(torch.arange(_BLOCKS**2), 5, x)
+    active, best = [], []
+    for part in x.split(100):
+        f = log_joint(model, part, z.flatten(0, 1)).cpu()
+        best.append(f.argmax(1))
+        f = f.unflatten(1, (_BLOCKS**2, 5, 5))
+        most = (f + _rise(f)).amax((2, 3))
+        active.append(most > f.amax((1, 2, 3))[:, None] - 17)
+    return torch.cat(active), _rounding(model, x, z.flatten(0, 1)[torch.cat(best)])
 
-
-def _cut_off(mass):
-    "The share of the mass in the outermost blocks: what may lie beyond, shape (n,)."
-    at_edge = torch.ones(_BLOCKS, _BLOCKS, dtype=torch.bool)
-    at_edge[1:-1, 1:-1] = False
-    outer = mass[:, at_edge.flatten()].logsumexp(1)
-    return (outer - mass.logsumexp(1)).double().exp()
+# %% ../nbs/build/16_log_likelihood.ipynb #outside
+#| code-fold: true
+#| code-summary: "Helpers: what lies outside the square"
+def _outside(model, x, num):
+    "A bound of log p(x) from outside the square, by cells of side 10 / num."
+    side = 10 / min(num, 80)
+    axis = torch.arange(-2 * _HALF_WIDTH, 2 * _HALF_WIDTH, side) + side / 2
+    z = torch.cartesian_prod(axis, axis).to(x)
+    bounds = [torch.empty(0, dtype=torch.float64)]
+    for part in x.split(100) if len(x) else ():
+        f = log_joint(model, part, z).double().cpu()
+        most = f + _rise(f.unflatten(1, (len(axis), -1))).flatten(1)
+        most[:, (z.abs() < _HALF_WIDTH).all(1).cpu()] = -torch.inf
+        bounds.append(most.logsumexp(1) + 2 * math.log(side))
+    return torch.cat(bounds)
 
 # %% ../nbs/build/16_log_likelihood.ipynb #importance-2
 def _importance(model, x, num_samples, chunk=2_000):
@@ -137,7 +178,42 @@ def _importance(model, x, num_samples, chunk=2_000):
     log_sum, log_sum_of_squares = torch.cat(sums, dim=1)
     effective = (2 * log_sum - log_sum_of_squares).exp()
     relative_variance = (1 / effective - 1 / num_samples).clamp(min=0)
-    return log_sum - math.log(num_samples), relative_variance.sqrt(), effective
+    errors = relative_variance.sqrt() if num_samples > 1 else 1 / (effective - 1)
+    return log_sum - math.log(num_samples), errors, effective
+
+# %% ../nbs/build/16_log_likelihood.ipynb #ready
+#| code-fold: true
+#| code-summary: "Helpers: rounding"
+def _ready(model):
+    "A copy for evaluation; in double precision if it has only half."
+    if not isinstance(model, nn.Module):
+        return model
+    is_half = next(model.parameters()).dtype.itemsize < 4
+    copied = copy.deepcopy(model).eval()
+    return copied.double() if is_half else copied
+
+
+def _rounding(model, x, z):
+    "How far the joint density is from that in double precision, at one z for each."
+    if not isinstance(model, nn.Module) or x.dtype == torch.float64:
+        return torch.zeros(len(x), dtype=torch.float64)
+    exact, away = copy.deepcopy(model).double(), []
+    for rows, points in zip(x.split(100), z.split(100)):
+        own = log_joint(model, rows, points)
+        away.append(own - log_joint(exact, rows.double(), points.double()))
+    return torch.cat([difference.diagonal().abs().cpu() for difference in away])
+
+# %% ../nbs/build/16_log_likelihood.ipynb #certified
+#| code-fold: true
+#| code-summary: "Helpers: a second opinion"
+def _certified(model, x):
+    "The quadrature; its error is infinite where the encoder's samples find more."
+    with unchecked():
+        values, errors = _quadrature(model, x)
+        bound, spread, _ = _importance(model, x, 100)
+    surely = bound - 14 * spread  # a mean is e^14 too high once in e^14 times
+    errors[surely > values + errors] = torch.inf
+    return values, errors
 
 # %% ../nbs/build/16_log_likelihood.ipynb #log-likelihood
 @torch.no_grad()
@@ -153,10 +229,11 @@ def log_likelihood(
     "log p(x), exact in two dimensions, else by importance (Burda et al. 2016)."
     if method == "quadrature":
         check_plane(model.prior.event_shape[0])
+    model = _ready(model)
     like = next(model.parameters())
     x = (binarize(images, seed) if pixels == "binary" else images).to(like)
     with seeded(seed, like):
         if method == "quadrature":
-            return LogLikelihood(*_quadrature(model, x), method, pixels)
+            return LogLikelihood(*_certified(model, x), method, pixels)
         values, errors, effective = _importance(model, x, num_samples)
         return LogLikelihood(values, errors, method, pixels, num_samples, effective)

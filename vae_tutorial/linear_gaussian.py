@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
-from ._guards import check_number, check_table, checked
+from ._guards import check_number, check_one_each, check_table
+from ._guards import checked
 
 # %% ../nbs/concepts/05_linear_gaussian.ipynb #model
 class LinearGaussian:
@@ -58,6 +59,7 @@ def expected_log_likelihood(
     q: MultivariateNormal,  # Any Gaussian over z, batch shape (batch,)
 ) -> Tensor:  # E_q[log p(x|z)] in nats, shape (batch,)
     "The reconstruction term of the ELBO, exactly."
+    check_one_each(len(x), q.mean[..., 0])
     W, s2 = model.weight, model.noise_variance
     residual = (x - model.bias - q.mean @ W.T).square().sum(-1)
     spread = (W @ q.covariance_matrix @ W.T).diagonal(dim1=-2, dim2=-1).sum(-1)

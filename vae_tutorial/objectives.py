@@ -10,7 +10,8 @@ from functools import partial
 from typing import NamedTuple
 from torch import Tensor
 from torch.distributions import kl_divergence
-from ._guards import Count, Model, check_number, checked
+from ._guards import Count, Model, check_number
+from ._guards import check_one_each, checked
 
 # %% ../nbs/concepts/03_elbo.ipynb #cell-18
 class ElboTerms(NamedTuple):
@@ -44,6 +45,7 @@ def elbo(
     z = q.rsample((num_samples,))
     reconstruction = model.decode(z).log_prob(x).mean(0)
     kl = kl_term(q, model.prior, z)
+    check_one_each(len(x), reconstruction, kl)
     return ElboTerms(reconstruction - kl, reconstruction, kl)
 
 # %% ../nbs/concepts/03_elbo.ipynb #beta-2

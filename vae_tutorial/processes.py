@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+from ._guards import check_unit_interval
 from .checkpoints import Checkpoint
 from .distributions import DiagonalGaussian
 
@@ -22,6 +23,12 @@ def rank_and_world():
     return 0, 1
 
 
+def _own(size):
+    "The rows of this process, of so many; where there are too few, some row."
+    rank, world = rank_and_world()
+    return slice(rank % size, None, world)
+
+
 class _OwnRows(DiagonalGaussian):
     "Draws noise for the whole batch, and keeps the rows of this process."
 
@@ -30,9 +37,8 @@ class _OwnRows(DiagonalGaussian):
         self.size = size
 
     def rsample(self, sample_shape=torch.Size()):
-        rank, world = rank_and_world()
         shape = (*sample_shape, self.size, self.mean.shape[-1])
-        noise = torch.randn(shape).to(self.mean)[..., rank::world, :]
+        noise = torch.randn(shape).to(self.mean)[..., _own(self.size), :]
         return self.mean + self.stddev * noise
 
 # %% ../nbs/inside/83_processes.ipynb #share-2
@@ -67,12 +73,14 @@ def shared_step(
 
     def gradient_step(model, batch, objective, optimizer):
         share.size = len(batch[0])
-        terms = parallel(*(rows[rank::world] for rows in batch))
-        loss = -terms[0].sum() * world / share.size
+        terms = parallel(*(rows[_own(share.size)] for rows in batch))
+        weight = float(rank < share.size)
+        loss = -weight * terms[0].sum() * world / share.size
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        sums = torch.stack([term.detach().sum() for term in terms])
+        own = torch.stack(terms).detach().sum(1, dtype=torch.float64)
+        sums = weight * own
         distributed.all_reduce(sums)
         return type(terms)(*sums)
 
@@ -84,19 +92,19 @@ def own_rows(
     batch_size: int,  # Rows at a time
 ):
     "As `training.batches`, but of data sets only this process's rows are read."
-    rank, world = rank_and_world()
     for index in torch.randperm(len(data[0])).split(batch_size):
-        yield tuple(_whole(part, index, rank, world) for part in data)
+        yield tuple(_whole(part, index) for part in data)
 
 
-def _whole(part, index, rank, world):
+def _whole(part, index):
     "Rows of a tensor; of a data set zeros, with this process's rows filled in."
     if isinstance(part, Tensor):
         return part.index_select(0, index.to(part.device))
-    own = [part[i] for i in index[rank::world].tolist()]
-    rows = torch.zeros(len(index), *part[0].shape)
-    if own:
-        rows[rank::world] = torch.stack(own)
+    own = _own(len(index))
+    read = torch.stack([part[i] for i in index[own].tolist()])
+    check_unit_interval("images", read)
+    rows = read.new_zeros(len(index), *read.shape[1:])
+    rows[own] = read
     return rows
 
 # %% ../nbs/inside/83_processes.ipynb #join

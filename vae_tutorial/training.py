@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ._door import History, at_the_door, print_line, settings_of
 from ._door import whole_run
 from ._guards import Count, ImageModel, PixelKind, Positive, Seed
-from ._guards import checked, seeded
+from ._guards import check_unit_interval, checked, seeded
 from .kernels import Adam
 from .objectives import elbo
 
@@ -28,7 +28,7 @@ def gradient_step(model, batch, objective, optimizer):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return type(terms)(*(term.detach().sum() for term in terms))
+    return type(terms)(*(term.detach().sum(dtype=torch.float64) for term in terms))
 
 # %% ../nbs/build/13_training.ipynb #epoch-2
 def batches(
@@ -44,7 +44,9 @@ def _rows(part, index):
     "The rows of a tensor, or the items of a data set."
     if isinstance(part, Tensor):
         return part.index_select(0, index.to(part.device))
-    return torch.stack([part[i] for i in index.tolist()])
+    rows = torch.stack([part[i] for i in index.tolist()])
+    check_unit_interval("images", rows)
+    return rows
 
 # %% ../nbs/build/13_training.ipynb #epoch-3
 def train_epoch(model, objective, optimizer, prepare, step, batches):
@@ -104,5 +106,5 @@ def mean_terms(model, data, objective, batch_size=1000):
         for index in torch.arange(len(data[0])).split(batch_size):
             x, *rest = (_rows(part, index) for part in data)
             parts.append(objective(model, x.to(like), *rest))
-    means = [torch.cat(term).mean().item() for term in zip(*parts)]
+    means = [torch.cat(term).double().mean().item() for term in zip(*parts)]
     return dict(zip(parts[0]._fields, means))
