@@ -290,9 +290,9 @@ STORED = {  # kind of file: how it is written from grey values
     "L.png": lambda path, grey: _saved(Image.fromarray(grey), path),
     "RGB.png": lambda path, grey: _saved(Image.fromarray(grey).convert("RGB"), path),
     "LA.png": lambda path, grey: _saved(Image.fromarray(grey).convert("LA"), path),
-    "RGBA.webp": lambda path, grey: Image.fromarray(grey)
-    .convert("RGBA")
-    .save(path, lossless=True),
+    "RGBA.webp": lambda path, grey: (
+        Image.fromarray(grey).convert("RGBA").save(path, lossless=True)
+    ),
     "CMYK.tif": lambda path, grey: _saved(Image.fromarray(grey).convert("CMYK"), path),
     "P.png": lambda path, grey: _saved(_with_palette(grey), path),
     "PA.tif": lambda path, grey: _saved(_with_palette(grey).convert("PA"), path),
@@ -304,9 +304,6 @@ STORED = {  # kind of file: how it is written from grey values
     ),
     "I16B.tif": _big_endian,
     "I.pgm": _pgm,
-    "I.png": lambda path, grey: _saved(
-        Image.fromarray(grey.astype(np.int32) * 257), path
-    ),
     "F.tif": lambda path, grey: _saved(
         Image.fromarray(grey.astype(np.float32) / 255), path
     ),
@@ -391,7 +388,9 @@ def test_arrays_of_every_dtype_agree_with_8_bits(dtype, suffix, tmp_path):
         torch.testing.assert_close(part.images, wanted.images, atol=1 / 255, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", ["i1", "<i4", "<i8", "<u4", "<u8", "c8", "<U3", "M8[s]"])
+@pytest.mark.parametrize(
+    "dtype", ["i1", "<i4", "<i8", "<u4", "<u8", "c8", "<U3", "M8[s]"]
+)
 def test_arrays_of_unknown_range_are_refused(dtype, tmp_path):
     np.save(tmp_path / "array.npy", np.zeros((20, 4, 4)).astype(dtype))
     with pytest.raises(ValueError, match="uint8") as refusal:
@@ -443,7 +442,9 @@ def _png(width, height):
 )
 def test_picture_bombs_are_refused_before_they_are_decoded(size, tmp_path, bounded):
     (tmp_path / "bomb.png").write_bytes(_png(*size))
-    with pytest.raises(ValueError, match="bomb.png.*50,000,000"):
+    with pytest.raises(
+        ValueError, match="bomb.png.*pixels.*(50,000,000|exceeds limit)"
+    ):
         read_image(tmp_path / "bomb.png")
     with pytest.raises(ValueError, match="bomb.png"):
         load_own_images(tmp_path)
@@ -535,7 +536,9 @@ def test_mutated_arrays_are_refused_by_name(tmp_path, bounded):
 
 def test_mutated_pictures_are_refused_by_name(tmp_path, bounded):
     chance, counts = random.Random(0), {"read": 0, "refused": 0}
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 12, 3), dtype=np.uint8))
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    )
     for suffix in (".png", ".jpg", ".tif", ".gif", ".bmp", ".webp", ".ppm"):
         path = tmp_path / f"picture{suffix}"
         picture.save(path)
@@ -623,7 +626,7 @@ def test_other_arrays_in_an_archive_may_be_anything(tmp_path):
 def _pictures(folder, number=12, name="{}.png"):
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(number):
-        Image.new("L", (8, 8), i).save(folder / name.format(i), "png")
+        Image.new("L", (8, 8), i).save(folder / name.replace("{}", str(i)), "png")
     return folder
 
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Images', 'UnitImages', 'Latents', 'Model', 'ImageModel', 'Count', 'Seed', 'Positive', 'PathLike', 'PixelKind',
            'check_tensor', 'check_images', 'check_unit_interval', 'check_model', 'check_latents', 'check_count',
-           'check_seed', 'check_number', 'check_path', 'check_architecture', 'check_size_of_network', 'check_layers',
-           'check_halvings', 'check_num_validation', 'check_means', 'check_event_dims', 'check_comparable',
-           'check_rows', 'check_plane', 'check_table', 'check_columns', 'check_axes', 'check_dims', 'check_labels',
-           'check_drawable', 'check_pairs', 'check_history', 'seeded', 'unchecked', 'checked']
+           'check_seed', 'check_number', 'check_path', 'shown', 'check_architecture', 'check_size_of_network',
+           'check_layers', 'check_halvings', 'check_num_validation', 'check_means', 'check_event_dims',
+           'check_comparable', 'check_rows', 'check_plane', 'check_table', 'check_columns', 'check_axes', 'check_dims',
+           'check_labels', 'check_drawable', 'check_pairs', 'check_history', 'seeded', 'unchecked', 'checked']
 
 # %% ../nbs/inside/80_guards.ipynb #imports
 import functools
@@ -185,6 +185,15 @@ def check_path(
         )
     if "\0" in str(path):
         raise ValueError(f"{name} is {str(path)!r}: no path holds a null character")
+
+# %% ../nbs/inside/80_guards.ipynb #shown
+def shown(
+    name,  # A path, or an error that may repeat one
+) -> str:  # The same, safe to print
+    "What could steer a terminal, or is no text, is written as an escape."
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name)
+    )
 
 # %% ../nbs/inside/80_guards.ipynb #check-architecture
 def check_architecture(
