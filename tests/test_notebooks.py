@@ -23,7 +23,8 @@ MODULES = sorted(
 # itself comes first; `cli` chooses among all and is imported by none.
 LAYERS = [
     {"__init__", "_guards", "kernels", "exercises", "stored", "variants.__init__"},
-    {"files", "_mnist", "distributions", "plots"},
+    {"files"},
+    {"_mnist", "distributions", "plots"},
     {"data", "objectives", "linear_gaussian", "checkpoints", "recipes", "variants"},
     {"networks", "_door", "importance", "own_images"},
     {"vae", "training", "evaluation", "likelihood"},
