@@ -103,8 +103,15 @@ def damaged(value):
         value[..., None],
     ]
     other += [value.to_sparse(), value.to("meta"), value[:3], value[..., :1]]
-    other += [torch.empty_strided(value.shape, [0] * value.ndim), value.numpy()]
-    other += [value.tolist(), torch.cat([value, value]), value.clone().requires_grad_()]
+    other += [
+        torch.empty_strided(value.shape, [0] * value.ndim),
+        value.detach().numpy(),
+    ]
+    other += [
+        value.detach().tolist(),
+        torch.cat([value, value]),
+        value.detach().float().requires_grad_(),
+    ]
     return other
 
 
@@ -323,13 +330,20 @@ def complaint(function, arguments, replaced):
     except DOCUMENTED as error:
         return fault(error, arguments, replaced)
     except (Hang, Exception) as error:
-        return f"{type(error).__name__}: {str(error)[:150]!r} {where(error)}"
+        return f"{type(error).__name__}: {said(error)!r} {where(error)}"
     finally:
         signal.alarm(0)
         plt.close("all")
         MODEL.load_state_dict(STATE)
         MODEL.float().requires_grad_()
     return None
+
+
+def said(error):
+    try:
+        return str(error)[:150]
+    except ValueError:
+        return "a huge number"
 
 
 def where(error):
@@ -398,9 +412,8 @@ def try_all(folder, number, seed=0):
             if why:
                 counts["raw"] += 1
                 how = {name: short(given[name]) for name in replaced}
-                found[function.__qualname__][re.sub("[0-9]", "#", why)] = (
-                    f"{how}: {why}"
-                )
+                kind = re.sub("[^a-zA-Z ]|is .*|<.*", "", why)[:45]
+                found[function.__qualname__][kind] = f"{how}: {why}"
     return counts, found
 
 
