@@ -528,7 +528,7 @@ def _check_alias(kind, name, value, model):
 # %% ../nbs/inside/80_guards.ipynb #kinship
 def _own_tensor(model):
     "A tensor of the model, whose dtype and device its arguments must share."
-    if isinstance(model, nn.Module) and "_parameters" in vars(model):  # once it is built
+    if isinstance(model, nn.Module) and "_parameters" in vars(model):  # not before
         return next(model.parameters(), None)
     own = vars(model).values() if hasattr(model, "__dict__") else ()
     return next((value for value in own if isinstance(value, Tensor)), None)
