@@ -58,12 +58,13 @@ def check_tensor(
             f"for example {name}.float() / 255"
         )
 
-
+# %% ../nbs/inside/80_guards.ipynb #is-dense
 def _check_values(name, tensor):
     "Raise `TypeError` for a tensor that does not hold its numbers one by one."
-    if tensor.layout != torch.strided or tensor.is_meta:
-        kind = "without values" if tensor.is_meta else tensor.layout
-        raise TypeError(f"{name} is a tensor {kind}: pass a dense one on a real device")
+    if tensor.is_meta:
+        raise TypeError(f"{name} is on the device meta, without numbers: move it")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} is sparse ({tensor.layout}): use .to_dense()")
 
 # %% ../nbs/inside/80_guards.ipynb #image-shape
 def check_images(
@@ -125,7 +126,9 @@ def check_model(
     kind=Model,  # `Model` or `ImageModel`
 ) -> None:
     "Raise `TypeError` unless the model has all that is needed."
-    needs = _NEEDS[kind]
+    own, needs = _own_tensor(model), _NEEDS[kind]
+    if own is not None:
+        _check_values(name, own)
     has = [not isinstance(model, type) and hasattr(model, need) for need in needs]
     if not all(has):
         missing = ", ".join(need for need, there in zip(needs, has) if not there)
@@ -180,12 +183,12 @@ def check_number(
     above: bool = False,  # Whether it must be larger than that
 ) -> None:
     "Raise `ValueError` unless `value` is a finite number, at least `least`."
-    good = type(value) in (int, float) and least <= value < math.inf
+    good = type(value) in (int, float) and least <= value < 1e300
     if not good or (above and value == least):
         bound = f"above {least:g}" if above else f"{least:g} or more"
         raise ValueError(f"{name} is {brief(value)}: it must be a number, {bound}")
 
-
+# %% ../nbs/inside/80_guards.ipynb #check-path
 def check_path(
     name: str,  # Of the argument
     path,  # What the user passed
@@ -195,8 +198,12 @@ def check_path(
         raise TypeError(
             f"{name} is a {type(path).__name__}: pass a path as text or as pathlib.Path"
         )
-    if "\0" in str(path):
-        raise ValueError(f"{name} is {str(path)!r}: no path holds a null character")
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        encoded = b""
+    if not encoded or b"\0" in encoded:
+        raise ValueError(f"{name} is {brief(path)}: no file has such a name")
 
 # %% ../nbs/inside/80_guards.ipynb #check-sizes
 def check_sizes(
@@ -251,11 +258,11 @@ def check_architecture(
 def check_size_of_network(
     sizes: list[int],  # Units of each layer
 ) -> None:
-    "Raise `ValueError` for a network of more than a billion weights."
-    if sum(inputs * outputs for inputs, outputs in pairwise(sizes)) > 10**9:
+    "Raise `ValueError` for a network of more than 100 million weights."
+    if sum(inputs * outputs for inputs, outputs in pairwise(sizes)) > 10**8:
         raise ValueError(
             f"image_shape, hidden and latent_dim make a network of the sizes "
-            f"{sizes!s:.80}, more than a billion weights: choose smaller sizes"
+            f"{sizes!s:.80}, more than 100 million weights: choose smaller sizes"
         )
 
 # %% ../nbs/inside/80_guards.ipynb #particular-1
@@ -271,13 +278,14 @@ def check_layers(
     check_size_of_network(sizes)
     return sizes
 
-
+# %% ../nbs/inside/80_guards.ipynb #particular-1-a
 def check_halvings(
     image_shape: tuple[int, ...],  # (channels, height, width)
     channels: tuple[int, ...],  # One number for each halving
+    latent_dim: int = 1,  # Number of latent dimensions
 ) -> None:
     "Raise `ValueError` unless the sides can be halved so often."
-    check_architecture(image_shape, 1, channels)
+    check_architecture(image_shape, latent_dim, channels)
     factor = 2 ** len(channels)
     if len(image_shape) != 3 or any(side % factor for side in image_shape[1:]):
         raise ValueError(
@@ -285,6 +293,9 @@ def check_halvings(
             f"give (channels, height, width) with sides divisible by {factor}, "
             "or fewer hidden layers"
         )
+    check_size_of_network([4 * size for size in (image_shape[0], *channels)])
+    smallest = math.prod(image_shape[1:]) // factor**2 * [1, *channels][-1]
+    check_size_of_network([smallest, 2 * latent_dim])
 
 # %% ../nbs/inside/80_guards.ipynb #particular-2
 def check_num_validation(
@@ -310,7 +321,7 @@ def check_means(
             f"means has shape {tuple(means.shape)}: it must be (n, latent_dim), "
             "n at least 1"
         )
-    if not isinstance(threshold, (int, float)):
+    if not isinstance(threshold, (int, float)) or not abs(threshold) < 1e300:
         raise TypeError(f"threshold is {brief(threshold)}: it must be a number")
 
 # %% ../nbs/inside/80_guards.ipynb #particular-3
@@ -510,9 +521,14 @@ _CHECKS = {
 }
 
 
+def _check_pixels(name, pixels):
+    if not isinstance(pixels, str) or pixels not in ("binary", "grey"):
+        raise ValueError(f"{name} is {brief(pixels)}: choose 'binary' or 'grey'")
+
+# %% ../nbs/inside/80_guards.ipynb #per-alias-2
 def _check_alias(kind, name, value, model):
     "Check one argument by the alias in its annotation."
-    own = getattr(value, "shape", (0,))
+    own = value.shape if isinstance(value, Tensor) else (0,)
     if kind in (Images, UnitImages):
         shape = getattr(model, "image_shape", own[1:])
         check_images(value, shape, values=kind is UnitImages, name=name)
@@ -520,8 +536,8 @@ def _check_alias(kind, name, value, model):
         check_latents(value, getattr(model, "latent_dim", [*own, 0][-1]), name)
     elif kind in (Model, ImageModel):
         check_model(name, value, kind)
-    elif kind is PixelKind and value not in ("binary", "grey"):
-        raise ValueError(f"{name} is {brief(value)}: choose 'binary' or 'grey'")
+    elif kind is PixelKind:
+        _check_pixels(name, value)
     elif kind in _CHECKS:
         _CHECKS[kind](name, value)
 
@@ -540,7 +556,6 @@ def _check_kinship(tensors, model):
     named = tensors if own is None else {"model": own, **tensors}
     first = next(iter(named), None)
     for name, value in named.items():
-        _check_values(name, value)
         like = named[first]
         if value.dtype != like.dtype or value.device != like.device:
             raise TypeError(
@@ -594,7 +609,7 @@ def checked(function):
             return typed(*args, **kwargs)
         except TypeCheckError as error:
             raise _in_short(error, function, _tensors(given)) from None
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             _refuse_sizes(error, _tensors(given), model)
             raise
 
@@ -622,14 +637,17 @@ def _in_short(error, function, tensors):
     )
 
 # %% ../nbs/inside/80_guards.ipynb #decorator-3-a
+_MISFIT = "size of tensor|broadcast|shapes? .*multipl|of 0 elements|the constraint"
+
+
 def _refuse_sizes(error, tensors, model):
     "Raise `ValueError` if PyTorch complained that sizes do not fit together."
-    if not re.search("size of tensor|broadcast|shapes? .*multipl", str(error)):
+    if not re.search(_MISFIT, str(error)):
         return
     like = _own_tensor(model)
     own = {} if like is None else {"the model's own": like}
     listed = _listed(tensors | own)
-    raise ValueError(f"the shapes do not fit together: {listed}") from error
+    raise ValueError(f"shapes or values do not fit together: {listed}") from error
 
 
 def _listed(tensors):
@@ -640,14 +658,11 @@ def _listed(tensors):
 def _check_all(given, kinds, signature, model):
     "By alias, and for kinship; None where None may stand passes."
     for name, value in given.items():
-        if isinstance(value, int) and value.bit_length() > 10_000:
-            raise ValueError(f"{name} is a number of thousands of digits")
+        _check_numbers(name, value)
         kind = kinds[name]
         may_be_none = kind is not signature.parameters[name].annotation
         if value is not None or not may_be_none:
             _check_alias(kind, name, value, model)
-    for name, value in _tensors(given).items():
-        _check_values(name, value)
     floats = {n: t for n, t in _tensors(given).items() if t.is_floating_point()}
     _check_kinship(floats, model)
 
@@ -655,3 +670,13 @@ def _check_all(given, kinds, signature, model):
 def _tensors(given):
     "The tensors among the arguments, by name."
     return {name: value for name, value in given.items() if isinstance(value, Tensor)}
+
+
+def _check_numbers(name, value):
+    "Raise for numbers that no one can print, and tensors without numbers."
+    if isinstance(value, int) and value.bit_length() > 10_000:
+        raise ValueError(f"{name} is a number of thousands of digits")
+    own = value if isinstance(value, Tensor) else None
+    own = _own_tensor(value) if isinstance(value, nn.Module) else own
+    if own is not None:
+        _check_values(name, own)

@@ -8,6 +8,7 @@ __all__ = ['LabelledImages', 'Splits', 'load_mnist', 'binarize']
 # %% ../nbs/build/10_data.ipynb #cell-03
 from typing import NamedTuple
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from ._guards import PathLike, Seed, check_num_validation, checked
 from ._mnist import read_dataset
@@ -49,7 +50,7 @@ def load_mnist(
 # %% ../nbs/build/10_data.ipynb #cell-31
 @checked
 def binarize(
-    images: Tensor,  # Grey values in [0, 1], any shape
+    images: Float[Tensor, "..."],  # Grey values in [0, 1], any shape
     seed: Seed | None = None,  # Makes the draw repeatable; None uses torch's own state
 ) -> Tensor:  # Zeros and ones, same shape and dtype
     "Draw each pixel, 1 with the probability of its grey value (Burda et al. 2016)."

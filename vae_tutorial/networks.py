@@ -10,7 +10,7 @@ import math
 from itertools import pairwise
 import torch
 from torch import nn
-from ._guards import Count, Sizes, check_architecture, check_halvings
+from ._guards import Count, Sizes, check_halvings
 from ._guards import check_layers, checked
 from .distributions import DiagonalGaussian, bernoulli
 from .kernels import Linear
@@ -74,9 +74,9 @@ class StandardNormal(nn.Module):
         return DiagonalGaussian(self.zeros, self.zeros)
 
 # %% ../nbs/build/11_networks.ipynb #conv-1b
-def _halved(image_shape, channels):
+def _halved(image_shape, channels, latent_dim):
     "(channels, height, width) after one halving for each number of channels."
-    check_halvings(image_shape, channels)
+    check_halvings(image_shape, channels, latent_dim)
     factor = 2 ** len(channels)
     last = channels[-1] if channels else image_shape[0]
     return last, image_shape[1] // factor, image_shape[2] // factor
@@ -89,11 +89,10 @@ def conv_encoder(
     hidden: Sizes,  # Channels after each halving
 ) -> nn.Sequential:  # From images to 2 * latent_dim numbers
     "Convolutions that halve the image. Raises `ValueError` for sides not divisible."
-    check_architecture(image_shape, latent_dim, hidden)
+    smallest = math.prod(_halved(image_shape, hidden, latent_dim))
     layers = []
     for inputs, outputs in pairwise([image_shape[0], *hidden]):
         layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
-    smallest = math.prod(_halved(image_shape, hidden))
     return nn.Sequential(*layers, nn.Flatten(), Linear(smallest, 2 * latent_dim))
 
 # %% ../nbs/build/11_networks.ipynb #conv-3
@@ -104,8 +103,7 @@ def conv_decoder(
     hidden: Sizes,  # Channels before each doubling
 ) -> nn.Sequential:  # From latent vectors to one number a pixel
     "Convolutions that double the image. Raises `ValueError` for sides not divisible."
-    check_architecture(image_shape, latent_dim, hidden)
-    smallest = _halved(image_shape, hidden[::-1])
+    smallest = _halved(image_shape, hidden[::-1], latent_dim)
     layers = [Linear(latent_dim, math.prod(smallest)), nn.Unflatten(1, smallest)]
     for inputs, outputs in pairwise([*hidden, image_shape[0]]):
         up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)

@@ -86,6 +86,7 @@ def _in_8_bits(picture, kind):
 class ImageFiles(Dataset):
     "Pictures on disk, read when they are asked for: they need not fit in memory."
 
+    @checked
     def __init__(
         self,
         files: list[Path],  # Pictures, all readable

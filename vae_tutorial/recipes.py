@@ -44,9 +44,10 @@ def recipe(
     return remember
 
 # %% ../nbs/inside/75_recipes.ipynb #save-2
+@checked
 def save_model(
-    self,
-    path: str | Path,  # File to write, ending in .safetensors
+    self: nn.Module,
+    path: PathLike,  # File to write, ending in .safetensors
 ) -> Path:  # The file
     "Write weights and recipe. Raises `ValueError` for a model without a recipe."
     if not hasattr(self, "recipe"):

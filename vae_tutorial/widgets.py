@@ -97,6 +97,8 @@ class TrainingPanel(_Watched):
     ):
         "Raises `TypeError` or `ValueError` for bad images."
         check_images(images, images.shape[1:])
+        if validation.shape[1:] != images.shape[1:]:
+            raise ValueError("validation and images differ in the shape of an image")
         check_images(validation, images.shape[1:], name="validation")
         self.images, self.validation, self.log_every = images, validation, log_every
         self.vae, self.history, self.thread, self._drawn_at = None, [], None, 0.0
