@@ -296,13 +296,6 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
     "reparameterization_sliders": "no arguments",
     "rank_and_world": "no arguments",
     **dict.fromkeys(
-        "product bernoulli_log_prob gradients_by_hand".split(),
-        "runs inside a training step, where each microsecond counts",
-    ),
-    **dict.fromkeys(
-        "write_bytes parse_json".split(), "called by the package, with its own"
-    ),
-    **dict.fromkeys(
         "LabelledImages Splits ElboTerms WeightedTerms ImportanceBound Evaluation "
         "LogLikelihood Table".split(),
         "a record: it holds what it is given",
@@ -313,6 +306,14 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
         "Linear Adam join_processes agree".split(),
         "a part of the training: fit checks at its door",
     ),
+}
+LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why
+    "product": "runs in each layer of each step, unchecked for speed",
+    "bernoulli_log_prob": "likewise",
+    "gradients_by_hand": "likewise: step_by_hand has looked at the model before",
+    "write_bytes": "the package passes its own bytes",
+    "parse_json": "a ValueError of json's, which its callers turn into their own",
+    "save_weights": "a module on the device meta; save_model refuses it",
 }
 
 
@@ -439,6 +440,7 @@ def test_bad_calls_work_or_are_refused_by_name(tmp_path, monkeypatch, bounded):
     monkeypatch.chdir(tmp_path)  # a file name may be any text
     counts, found = try_all(tmp_path, CALLS, int(os.environ.get("BAD_CALLS_SEED", 0)))
     print(dict(counts))
+    found = {name: faults for name, faults in found.items() if name not in LEFT}
     listed = [f"{name}\n    {why}" for name in found for why in found[name].values()]
     assert not found, "\n".join([str(dict(counts)), *listed])
 
@@ -468,3 +470,53 @@ def test_all_that_is_public_is_called(tmp_path):
     for module in MODULES:
         public = {n for n in module.__all__ if callable(getattr(module, n))}
         assert public <= called | WITHOUT.keys(), public - called - WITHOUT.keys()
+
+
+# ---- sizes, and halves
+
+
+TOO_LARGE = [
+    (vae.mlp_vae, {"hidden": (1_000_000,)}),
+    (vae.mlp_vae, {"hidden": (20_000, 20_000)}),
+    (vae.mlp_vae, {"image_shape": (3, 10_000, 10_000)}),
+    (vae.mlp_vae, {"latent_dim": 1_000_000, "hidden": (1000,)}),
+    (vae.mlp_vae, {"hidden": (1,) * 101}),
+    (vae.mlp_vae, {"hidden": (1,) * 10**6}),
+    (vae.conv_vae, {"hidden": (9_000, 9_000)}),
+    (vae.conv_vae, {"hidden": (1_000_000,)}),
+    (vae.conv_vae, {"image_shape": (1, 2**14, 2**14), "hidden": (1, 1000)}),
+    (vae.conv_vae, {"latent_dim": 1_000_000}),
+    (networks.mlp, {"sizes": [100_000, 100_000]}),
+    (networks.StandardNormal, {"latent_dim": 10**9}),
+]
+
+
+@pytest.mark.parametrize("build, sizes", TOO_LARGE)
+def test_sizes_are_refused_before_memory_is_taken(build, sizes, bounded):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="|".join(sizes)):
+        build(**sizes)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 50_000, f"{grown} KiB"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("build", [vae.mlp_vae, vae.conv_vae])
+def test_models_of_other_precision_work_or_are_refused(build, dtype, tmp_path):
+    "A loss of precision is announced by the dtype; nothing is NaN."
+    model, x = build((1, 4, 4), hidden=(3,)).to(dtype), IMAGES.to(dtype)
+    assert model.sample(3, seed=0).dtype == dtype
+    assert model.reconstruct(x).isfinite().all()
+    assert all(term.isfinite().all() for term in model.elbo(x, 2))
+    assert np.isfinite(evaluation.evaluate(model, IMAGES).elbo)
+    assert likelihood.log_likelihood(model, x, num_samples=5).values.isfinite().all()
+    assert likelihood.log_joint(model, x, torch.zeros(2, 2, dtype=dtype)).dtype == dtype
+    with pytest.raises(TypeError, match="x is torch.float32.*model"):
+        model.reconstruct(IMAGES)
+    likelihood.log_likelihood(model, x[:2], method="quadrature")
+    history = training.fit(model, IMAGES, IMAGES, epochs=1, batch_size=4, log=None)
+    assert np.isfinite(history[-1]["elbo"])
+    again = vae.VAE.load(model.save(tmp_path / "model.safetensors"))
+    torch.testing.assert_close(
+        again.sample(3, 0).to(dtype), model.sample(3, 0), atol=0.05, rtol=0
+    )

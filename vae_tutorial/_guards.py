@@ -252,7 +252,6 @@ def check_architecture(
     check_count("latent_dim", latent_dim)
     if not image_shape:
         raise ValueError("image_shape is empty: it must be (channels, height, width)")
-    check_size_of_network([math.prod(image_shape), *hidden, latent_dim])
 
 # %% ../nbs/inside/80_guards.ipynb #check-size
 def check_size_of_network(
@@ -321,7 +320,7 @@ def check_means(
             f"means has shape {tuple(means.shape)}: it must be (n, latent_dim), "
             "n at least 1"
         )
-    if not isinstance(threshold, (int, float)) or not abs(threshold) < 1e300:
+    if not isinstance(threshold, (int, float)) or not abs(threshold) < 2**63:
         raise TypeError(f"threshold is {brief(threshold)}: it must be a number")
 
 # %% ../nbs/inside/80_guards.ipynb #particular-3

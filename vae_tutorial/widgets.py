@@ -96,10 +96,7 @@ class TrainingPanel(_Watched):
         log_every: Count = 20,  # Steps between reports
     ):
         "Raises `TypeError` or `ValueError` for bad images."
-        check_images(images, images.shape[1:])
-        if validation.shape[1:] != images.shape[1:]:
-            raise ValueError("validation and images differ in the shape of an image")
-        check_images(validation, images.shape[1:], name="validation")
+        _check_parts(images, validation)
         self.images, self.validation, self.log_every = images, validation, log_every
         self.vae, self.history, self.thread, self._drawn_at = None, [], None, 0.0
         self._go, self._stop = threading.Event(), threading.Event()
@@ -132,6 +129,14 @@ class TrainingPanel(_Watched):
         "Return when the training has ended."
         if self.thread is not None:
             self.thread.join()
+
+# %% ../nbs/inside/86_live_figures.ipynb #cell-32-a
+def _check_parts(images, validation):
+    "Raise unless both are images in [0, 1], of one shape."
+    check_images(images, images.shape[1:])
+    if validation.shape[1:] != images.shape[1:]:
+        raise ValueError("validation and images differ in the shape of an image")
+    check_images(validation, images.shape[1:], name="validation")
 
 # %% ../nbs/inside/86_live_figures.ipynb #kl-sliders
 def _draw_gaussians(axes, mean_of_q, log_variance_of_q, mean_of_p, log_variance_of_p):
