@@ -676,6 +676,6 @@ def _check_numbers(name, value):
     if isinstance(value, int) and value.bit_length() > 10_000:
         raise ValueError(f"{name} is a number of thousands of digits")
     own = value if isinstance(value, Tensor) else None
-    own = _own_tensor(value) if isinstance(value, nn.Module) else own
+    own = _own_tensor(value) if name in ("self", "model") else own
     if own is not None:
         _check_values(name, own)
