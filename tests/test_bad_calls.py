@@ -514,7 +514,7 @@ def test_models_of_other_precision_work_or_are_refused(build, dtype, tmp_path):
     with pytest.raises(TypeError, match="x is torch.float32.*model"):
         model.reconstruct(IMAGES)
     likelihood.log_likelihood(model, x[:2], method="quadrature")
-    history = training.fit(model, IMAGES, IMAGES, epochs=1, batch_size=4, log=None)
+    history = training.fit(model, x, x, epochs=1, batch_size=4, log=None)
     assert np.isfinite(history[-1]["elbo"])
     again = vae.VAE.load(model.save(tmp_path / "model.safetensors"))
     torch.testing.assert_close(

@@ -41,9 +41,9 @@ def _as_it_is(x):
 def _check_labels(images, labels):
     "Raise `ValueError` unless there is a label for each image, or none at all."
     if labels is not None and labels.shape[:1] != (len(images),):
+        rows = len(labels) if labels.ndim else "no"
         raise ValueError(
-            f"labels has shape {tuple(labels.shape)} for {len(images)} images: give "
-            "one each"
+            f"labels has {rows} rows for {len(images)} images: give one each"
         )
 
 
