@@ -1,13 +1,17 @@
 "The data cache under damage, races and absence."
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from tiny import write_tiny_data
 
 from vae_tutorial._mnist import install_mnist
 from vae_tutorial.data import load_mnist
+from vae_tutorial.files import write_bytes
 
 FILES = [
     "t10k-images-idx3-ubyte",
@@ -130,3 +134,95 @@ def test_sibling_data_set_is_read_by_name(tmp_path):
 def test_impossible_split(num_validation):
     with pytest.raises(ValueError, match="num_validation"):
         load_mnist(num_validation=num_validation)
+
+
+# ---- what else may lie in a data folder
+
+
+@pytest.fixture
+def quick():
+    "What hangs is an error after a minute."
+
+    def hang(*_):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def in_the_way(kind, path):
+    "Puts something that is no MNIST file where one belongs."
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    if kind == "loop":
+        path.symlink_to(path)
+    if kind == "dead link":
+        path.symlink_to(path.with_name("nowhere"))
+    if kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    if kind == "folder":
+        path.mkdir()
+
+
+KINDS = ["pipe", "device", "loop", "dead link", "huge", "folder"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [FILES[0], ".vae_tutorial.lock"])
+def test_what_is_no_file_is_replaced_or_named(kind, name, tmp_path, quick):
+    raw = install_mnist(tmp_path)
+    path = raw / name if name in FILES else raw.parent / name
+    in_the_way(kind, path)
+    if name not in FILES:
+        (raw / FILES[0]).unlink()
+    try:
+        assert len(load_mnist(directory=tmp_path).test.images) == 10_000
+        assert (raw / FILES[0]).is_file() and not (raw / FILES[0]).is_symlink()
+    except OSError as error:
+        assert str(raw) in str(error) and "VAE_TUTORIAL_DATA" in str(error)
+        assert kind not in ("pipe", "device", "huge") or name not in FILES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [FILES[2], FILES[3]])
+def test_siblings_name_what_is_no_file(kind, name, tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(
+        "torchvision.datasets.FashionMNIST.mirrors", ["http://127.0.0.1:9/"]
+    )
+    raw = write_tiny_data(tmp_path, 20, 20) / "FashionMNIST" / "raw"
+    in_the_way(kind, raw / name)
+    with pytest.raises(OSError) as refusal:
+        load_mnist("fashion-mnist", num_validation=0, directory=tmp_path)
+    assert str(raw) in str(refusal.value)
+    assert kind == "huge" or name in str(refusal.value)
+
+
+def test_no_home_folder_is_a_clear_error(monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "VAE_TUTORIAL_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(ValueError, match="directory.*VAE_TUTORIAL_DATA"):
+        load_mnist()
+
+
+def test_files_are_written_by_the_packages_writer(tmp_path, monkeypatch):
+    "So that what a power failure leaves is whole."
+    written = []
+
+    def write(content, path):
+        written.append(path.name)
+        return write_bytes(content, path)
+
+    monkeypatch.setattr("vae_tutorial._mnist.write_bytes", write)
+    install_mnist(tmp_path)
+    assert sorted(written) == FILES

@@ -664,3 +664,56 @@ def test_an_archive_that_is_none(content, tmp_path, monkeypatch):
     monkeypatch.setattr(vae_tutorial._mnist, "files", lambda package: tmp_path)
     with pytest.raises(OSError, match="archive inside the package is damaged"):
         install_mnist(tmp_path / "data")
+
+
+# ---- a model file whose header is too large to be one
+
+
+def test_a_million_tensors_are_refused_before_they_are_read(tmp_path):
+    path = tmp_path / "vae.safetensors"
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    path.write_bytes(with_header({f"t{i}": empty for i in range(1_000_000)}))
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="vae.safetensors.*1,048,576"):
+        VAE.load(path)
+    assert time.monotonic() - started < 1
+
+
+def test_as_many_tensors_as_the_header_may_name_are_read_in_time(tmp_path):
+    path = small_vae().save(tmp_path / "vae.safetensors")
+    header, content = parts(path.read_bytes())
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    many = {f"t{i}": empty for i in range(15_000)}
+    path.write_bytes(with_header({**many, **header}, content))
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="vae.safetensors"):
+        VAE.load(path)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("sizes", [{"hidden": [1] * 4_000}, {"hidden": [40_000] * 2}])
+def test_long_and_wide_recipes_are_refused_in_time(sizes, tmp_path):
+    path = small_vae().save(tmp_path / "vae.safetensors")
+    header, content = parts(path.read_bytes())
+    recipe = json.dumps(with_sizes(header, sizes))
+    path.write_bytes(with_header({**header, "__metadata__": {"vae": recipe}}, content))
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="vae.safetensors"):
+        VAE.load(path)
+    assert time.monotonic() - started < 1
+
+
+def test_weights_that_are_finite_only_in_the_file_are_refused(tmp_path):
+    "1e300 in float64 is infinite in the float32 of the model."
+    model = small_vae().double()
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e300)
+    with pytest.raises(ValueError, match="vae.safetensors"):
+        VAE.load(model.save(tmp_path / "vae.safetensors"))
+
+
+def test_a_pipe_or_folder_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for path in (tmp_path / "pipe.safetensors", tmp_path):
+        with pytest.raises((OSError, ValueError), match=path.name):
+            VAE.load(path)

@@ -80,7 +80,7 @@ def test_one_bad_pixel_is_found(value, position):
         lambda: evaluate(vae, x),
         lambda: fit(vae, x, epochs=1, log=None),
     ):
-        with pytest.raises(ValueError, match="images"):
+        with pytest.raises(ValueError, match="^'?(x|images)\\b"):
             action()
 
 
@@ -104,10 +104,10 @@ def test_wrong_images_raise_with_a_remedy(images):
         lambda x: evaluate(vae, x),
         lambda x: fit(vae, x, epochs=1, log=None),
     ):
-        with pytest.raises((TypeError, ValueError), match="images"):
+        with pytest.raises((TypeError, ValueError), match="^'?(x|images)\\b"):
             action(images)
     if images is None or len(images):
-        with pytest.raises((TypeError, ValueError), match="images"):
+        with pytest.raises((TypeError, ValueError), match="^'?(x|images)\\b"):
             vae.encode(images)
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from ._guards import check_images, check_unit_interval, seeded, unchecked
+from ._guards import brief, check_images, check_unit_interval
+from ._guards import seeded, unchecked
 from .data import binarize
 
 # %% ../nbs/inside/76_the_door.ipynb #door-2
@@ -22,9 +23,9 @@ def at_the_door(model, images, labels, validation, pixels, seed):
     "Training and held-out data, looked at and ready, and what is done to each batch."
     like = next(model.parameters())
     held_out = validation if isinstance(validation, tuple) else (validation,)
-    for part in (images, held_out[0]):
+    for name, part in {"images": images, "validation": held_out[0]}.items():
         if part is not None:
-            _check_part(part, model.image_shape)
+            _check_part(name, part, model.image_shape)
     if held_out[0] is not None and pixels == "binary":
         held_out = (_black_and_white(held_out[0], seed), *held_out[1:])
     data = (images,) if labels is None else (images, labels)
@@ -40,9 +41,10 @@ def _as_it_is(x):
 # %% ../nbs/inside/76_the_door.ipynb #door-2-a
 def _check_labels(images, labels):
     "Raise `ValueError` unless there is a label for each image, or none at all."
-    if labels is not None and len(labels) != len(images):
+    if labels is not None and labels.shape[:1] != (len(images),):
+        rows = len(labels) if labels.ndim else "no"
         raise ValueError(
-            f"labels has {len(labels)} rows for {len(images)} images: give one each"
+            f"labels has {rows} rows for {len(images)} images: give one each"
         )
 
 
@@ -74,10 +76,13 @@ def _black_and_white(images, seed):
     return binarize(images, seed) if is_tensor else _BlackAndWhite(images, seed)
 
 # %% ../nbs/inside/76_the_door.ipynb #part-7
-def _check_part(images, image_shape):
+def _check_part(name, images, image_shape):
     "Look at all values of a tensor, at the first image of a data set."
-    first = images[0][None] if isinstance(images, Dataset) else images
-    check_images(first, image_shape)
+    if isinstance(images, Dataset):
+        if len(images) == 0:
+            raise ValueError(f"{name} is empty: it must hold at least one image")
+        images = images[0][None] if isinstance(images[0], Tensor) else images[0]
+    check_images(images, image_shape, name=name)
 
 # %% ../nbs/inside/76_the_door.ipynb #door-3
 def settings_of(given):
@@ -109,6 +114,8 @@ def _name(function):
 @contextmanager
 def whole_run(model, checkpoint, seed):
     "Own random numbers, no checks; at the end all is closed and ready for use."
+    if checkpoint is not None and not hasattr(checkpoint, "begin"):
+        raise TypeError(f"checkpoint is {brief(checkpoint)}: pass a Checkpoint")
     try:
         with seeded(seed, next(model.parameters())), unchecked():
             yield

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Images', 'UnitImages', 'Greys', 'Scored', 'Pixels', 'Latents', 'Model', 'ImageModel', 'Count', 'Seed', 'Positive',
-           'PathLike', 'PixelKind', 'check_tensor', 'check_images', 'check_unit_interval', 'check_model',
-           'check_latents', 'check_event', 'check_count', 'check_seed', 'check_number', 'check_path',
-           'check_architecture', 'check_size_of_network', 'check_layers', 'check_halvings', 'check_num_validation',
-           'check_means', 'check_event_dims', 'check_same_batch', 'check_one_each', 'check_resolution',
-           'check_comparable', 'check_rows', 'check_plane', 'check_table', 'check_columns', 'check_axes', 'check_dims',
-           'check_labels', 'check_drawable', 'check_pairs', 'check_history', 'seeded', 'unchecked', 'checked']
+           'PathLike', 'Sizes', 'PixelKind', 'check_tensor', 'check_images', 'check_unit_interval', 'check_model',
+           'check_latents', 'check_event', 'check_count', 'check_seed', 'check_number', 'check_path', 'check_sizes',
+           'shown', 'brief', 'check_architecture', 'check_size_of_network', 'check_layers', 'check_halvings',
+           'check_num_validation', 'check_means', 'check_event_dims', 'check_same_batch', 'check_one_each',
+           'check_resolution', 'check_comparable', 'check_rows', 'check_plane', 'check_table', 'check_columns',
+           'check_axes', 'check_dims', 'check_labels', 'check_drawable', 'check_pairs', 'check_history', 'seeded',
+           'unchecked', 'checked']
 
 # %% ../nbs/inside/80_guards.ipynb #imports
 import functools
@@ -40,6 +41,7 @@ Count = Annotated[int, "1 or more"]
 Seed = Annotated[int, "fits into 64 bits"]
 Positive = Annotated[float, "above 0"]
 PathLike = Annotated[str | Path, "names a file or folder"]
+Sizes = Annotated[tuple[int, ...] | list[int], "whole numbers, each 1 or more"]
 PixelKind = Literal["binary", "grey"]
 
 # %% ../nbs/inside/80_guards.ipynb #is-tensor
@@ -53,37 +55,47 @@ def check_tensor(
             f"{name} is a {type(value).__name__}: pass a torch.Tensor "
             "(torch.as_tensor converts numbers, arrays and lists)"
         )
+    _check_values(name, value)
     if not value.is_floating_point():
         raise TypeError(
             f"{name} has dtype {value.dtype}: convert it to floats first, "
             f"for example {name}.float() / 255"
         )
 
+# %% ../nbs/inside/80_guards.ipynb #is-dense
+def _check_values(name, tensor):
+    "Raise `TypeError` for a tensor that does not hold its numbers one by one."
+    if tensor.is_meta:
+        raise TypeError(f"{name} is on the device meta, without numbers: move it")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} is sparse ({tensor.layout}): use .to_dense()")
+
 # %% ../nbs/inside/80_guards.ipynb #image-shape
 def check_images(
     images: Tensor,  # What the user passed
     image_shape: tuple[int, ...],  # What the model expects
     values: bool = True,  # Look at the pixels too (a GPU waits for that)
+    name: str = "images",  # Of the argument
 ) -> None:
     "Raise unless `images` is a non-empty batch of that shape, values in [0, 1]."
-    check_tensor("images", images)
+    check_tensor(name, images)
     if images.shape[1:] != tuple(image_shape):
-        raise ValueError(_shape_complaint(images, tuple(image_shape)))
+        raise ValueError(_shape_complaint(name, images, tuple(image_shape)))
     if len(images) == 0:
-        raise ValueError("images is empty: it must hold at least one image")
+        raise ValueError(f"{name} is empty: it must hold at least one image")
     if values:
-        check_unit_interval("images", images)
+        check_unit_interval(name, images)
 
 # %% ../nbs/inside/80_guards.ipynb #image-shape-2
-def _shape_complaint(images, image_shape):
+def _shape_complaint(name, images, image_shape):
     "What is wrong with the shape of these images, and the remedy."
     without_channel = image_shape[0] == 1 and images.shape[1:] == image_shape[1:]
     remedy = "reshape them, or build a model with that image_shape"
     if without_channel:
-        remedy = "add the missing channel dimension with images[:, None]"
+        remedy = f"add the missing channel dimension with {name}[:, None]"
     expected = f"(batch, {', '.join(map(str, image_shape))})"
     return (
-        f"images has shape {tuple(images.shape)}, but this model reads "
+        f"{name} has shape {tuple(images.shape)}, but this model reads "
         f"{expected}: {remedy}"
     )
 
@@ -118,7 +130,9 @@ def check_model(
     kind=Model,  # `Model` or `ImageModel`
 ) -> None:
     "Raise `TypeError` unless the model has all that is needed."
-    needs = _NEEDS[kind]
+    own, needs = _own_tensor(model), _NEEDS[kind]
+    if own is not None:
+        _check_values(name, own)
     has = [not isinstance(model, type) and hasattr(model, need) for need in needs]
     if not all(has):
         missing = ", ".join(need for need, there in zip(needs, has) if not there)
@@ -131,12 +145,13 @@ def check_model(
 def check_latents(
     z: Tensor,  # What the user passed
     latent_dim: int,  # What the model decodes
+    name: str = "z",  # Of the argument
 ) -> None:
     "Raise unless `z` is a tensor of floats whose last dimension is latent_dim."
-    check_tensor("z", z)
+    check_tensor(name, z)
     if z.shape[-1:] != (latent_dim,):
         raise ValueError(
-            f"z has shape {tuple(z.shape)}, but this model decodes "
+            f"{name} has shape {tuple(z.shape)}, but this model decodes "
             f"(..., {latent_dim}): the last dimension must be latent_dim"
         )
 
@@ -172,7 +187,7 @@ def check_count(
     "Raise `ValueError` unless `value` is a whole number from 1 to `most`."
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(
-            f"{name} is {value!r:.60}: it must be a whole number, 1 or more "
+            f"{name} is {brief(value)}: it must be a whole number, 1 or more "
             f"and at most {most:,}"
         )
 
@@ -184,7 +199,7 @@ def check_seed(
     "Raise `ValueError` unless PyTorch can start its random numbers from it."
     if type(seed) is not int or not -(2**63) <= seed < 2**63:
         raise ValueError(
-            f"{name} is {seed!r:.60}: it must be a whole number that fits into 64 bits"
+            f"{name} is {brief(seed)}: it must be a whole number that fits into 64 bits"
         )
 
 # %% ../nbs/inside/80_guards.ipynb #check-number
@@ -195,12 +210,12 @@ def check_number(
     above: bool = False,  # Whether it must be larger than that
 ) -> None:
     "Raise `ValueError` unless `value` is a finite number, at least `least`."
-    good = type(value) in (int, float) and least <= value < math.inf
+    good = type(value) in (int, float) and least <= value < 1e300
     if not good or (above and value == least):
         bound = f"above {least:g}" if above else f"{least:g} or more"
-        raise ValueError(f"{name} is {value!r:.60}: it must be a number, {bound}")
+        raise ValueError(f"{name} is {brief(value)}: it must be a number, {bound}")
 
-
+# %% ../nbs/inside/80_guards.ipynb #check-path
 def check_path(
     name: str,  # Of the argument
     path,  # What the user passed
@@ -210,8 +225,47 @@ def check_path(
         raise TypeError(
             f"{name} is a {type(path).__name__}: pass a path as text or as pathlib.Path"
         )
-    if "\0" in str(path):
-        raise ValueError(f"{name} is {str(path)!r}: no path holds a null character")
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        encoded = b""
+    if not encoded or b"\0" in encoded:
+        raise ValueError(f"{name} is {brief(path)}: no file has such a name")
+
+# %% ../nbs/inside/80_guards.ipynb #check-sizes
+def check_sizes(
+    name: str,  # Of the argument
+    sizes: tuple[int, ...],  # What the user passed
+) -> None:
+    "Raise `TypeError` or `ValueError` unless it is a tuple of at most 100 sizes."
+    if not isinstance(sizes, (tuple, list)):
+        raise TypeError(
+            f"{name} is {brief(sizes)}: it must be a tuple of whole numbers, "
+            "for example (128, 64)"
+        )
+    if len(sizes) > 100:
+        raise ValueError(f"{name} has {len(sizes)} numbers: at most 100 make sense")
+    for size in sizes:
+        check_count(name, size)
+
+# %% ../nbs/inside/80_guards.ipynb #shown
+def shown(
+    name,  # A path, or an error that may repeat one
+) -> str:  # The same, safe to print
+    "What could steer a terminal, or is no text, is written as an escape."
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name)
+    )
+
+
+def brief(
+    value,  # What the user passed
+) -> str:  # At most 60 characters
+    "A value as it would be typed, cut short, safe to print."
+    try:
+        return shown(f"{value!r:.60}")
+    except Exception:  # a number of thousands of digits, or a class that cannot
+        return f"a {type(value).__name__} that cannot be shown"
 
 # %% ../nbs/inside/80_guards.ipynb #check-architecture
 def check_architecture(
@@ -220,28 +274,21 @@ def check_architecture(
     hidden: tuple[int, ...],  # Units of the hidden layers
 ) -> None:
     "Raise, naming the argument, unless a network can have these sizes."
-    for name, sizes in (("image_shape", image_shape), ("hidden", hidden)):
-        if not isinstance(sizes, (tuple, list)):
-            raise TypeError(
-                f"{name} is {sizes!r:.60}: it must be a tuple of whole numbers, "
-                "for example (128, 64)"
-            )
-        for size in sizes:
-            check_count(name, size)
+    check_sizes("image_shape", image_shape)
+    check_sizes("hidden", hidden)
     check_count("latent_dim", latent_dim)
     if not image_shape:
         raise ValueError("image_shape is empty: it must be (channels, height, width)")
-    check_size_of_network([math.prod(image_shape), *hidden, latent_dim])
 
 # %% ../nbs/inside/80_guards.ipynb #check-size
 def check_size_of_network(
     sizes: list[int],  # Units of each layer
 ) -> None:
-    "Raise `ValueError` for a network of more than a billion weights."
-    if sum(inputs * outputs for inputs, outputs in pairwise(sizes)) > 10**9:
+    "Raise `ValueError` for a network of more than 100 million weights."
+    if sum(inputs * outputs for inputs, outputs in pairwise(sizes)) > 10**8:
         raise ValueError(
             f"image_shape, hidden and latent_dim make a network of the sizes "
-            f"{sizes!s:.80}, more than a billion weights: choose smaller sizes"
+            f"{sizes!s:.80}, more than 100 million weights: choose smaller sizes"
         )
 
 # %% ../nbs/inside/80_guards.ipynb #particular-1
@@ -251,19 +298,20 @@ def check_layers(
     "Raise `ValueError` unless they make a network."
     if not isinstance(sizes, (tuple, list)) or len(sizes) < 2:
         raise ValueError(
-            f"sizes is {sizes!r:.60}: it must be a list of two whole numbers or more"
+            f"sizes is {brief(sizes)}: it must be a list of two whole numbers or more"
         )
-    for size in sizes:
-        check_count("sizes", size)
+    check_sizes("sizes", sizes)
+    check_size_of_network(sizes)
     return sizes
 
-
+# %% ../nbs/inside/80_guards.ipynb #particular-1-a
 def check_halvings(
     image_shape: tuple[int, ...],  # (channels, height, width)
     channels: tuple[int, ...],  # One number for each halving
+    latent_dim: int = 1,  # Number of latent dimensions
 ) -> None:
     "Raise `ValueError` unless the sides can be halved so often."
-    check_architecture(image_shape, 1, channels)
+    check_architecture(image_shape, latent_dim, channels)
     factor = 2 ** len(channels)
     if len(image_shape) != 3 or any(side % factor for side in image_shape[1:]):
         raise ValueError(
@@ -271,6 +319,9 @@ def check_halvings(
             f"give (channels, height, width) with sides divisible by {factor}, "
             "or fewer hidden layers"
         )
+    check_size_of_network([4 * size for size in (image_shape[0], *channels)])
+    smallest = math.prod(image_shape[1:]) // factor**2 * [1, *channels][-1]
+    check_size_of_network([smallest, 2 * latent_dim])
 
 # %% ../nbs/inside/80_guards.ipynb #particular-2
 def check_num_validation(
@@ -280,7 +331,7 @@ def check_num_validation(
     "Raise `ValueError` unless so many can be set apart."
     if type(num_validation) is not int or not 0 <= num_validation < num_images:
         raise ValueError(
-            f"num_validation is {num_validation!r:.60}: it must be a whole number, "
+            f"num_validation is {brief(num_validation)}: it must be a whole number, "
             f"at least 0 and below {num_images}, the number of training images"
         )
 
@@ -309,7 +360,7 @@ def check_event_dims(
     "Raise `ValueError` unless so many of the last dimensions can make one event."
     if type(event_dims) is not int or not 0 <= event_dims <= num_dims:
         raise ValueError(
-            f"event_dims is {event_dims!r:.60}: logits with {num_dims} dimensions "
+            f"event_dims is {brief(event_dims)}: logits with {num_dims} dimensions "
             f"allow a whole number from 0 to {num_dims}"
         )
 
@@ -437,7 +488,7 @@ def check_dims(
     is_pair = isinstance(dims, (tuple, list)) and len(dims) == 2
     if not is_pair or not all(type(dim) is int and 0 <= dim < most for dim in dims):
         raise ValueError(
-            f"dims is {dims!r:.60}: it must be two whole numbers from 0 to {most - 1}"
+            f"dims is {brief(dims)}: it must be two whole numbers from 0 to {most - 1}"
         )
 
 # %% ../nbs/inside/80_guards.ipynb #drawing-1-a
@@ -552,39 +603,43 @@ def _check_scored(kind, name, value, distribution):
     if kind is not Scored and value.numel():
         check_unit_interval(name, value)
 
+
+_CHECKS = {
+    Count: functools.partial(check_count, most=10**6),
+    Positive: functools.partial(check_number, above=True),
+    Seed: lambda name, value: check_seed(value, name),
+    PathLike: check_path,
+    Sizes: check_sizes,
+}
+
 # %% ../nbs/inside/80_guards.ipynb #per-alias-1
-def _check_plain(kind, name, value):
-    "Check a number, a path or a word by its alias."
-    if kind is Count:
-        check_count(name, value, most=10**6)
-    elif kind is Seed:
-        check_seed(value, name)
-    elif kind is Positive:
-        check_number(name, value, above=True)
-    elif kind is PathLike:
-        check_path(name, value)
-    elif kind is PixelKind and value not in ("binary", "grey"):
-        raise ValueError(f"{name} is {value!r:.60}: choose 'binary' or 'grey'")
+def _check_pixels(name, pixels):
+    "Raise `ValueError` unless it is one of the two ways to see grey pixels."
+    if not isinstance(pixels, str) or pixels not in ("binary", "grey"):
+        raise ValueError(f"{name} is {brief(pixels)}: choose 'binary' or 'grey'")
 
 # %% ../nbs/inside/80_guards.ipynb #per-alias-2
 def _check_alias(kind, name, value, model):
     "Check one argument by the alias in its annotation."
-    own = getattr(value, "shape", (0,))
+    own = value.shape if isinstance(value, Tensor) else (0,)
     if kind in (Images, UnitImages):
-        check_images(value, getattr(model, "image_shape", own[1:]), kind is UnitImages)
+        shape = getattr(model, "image_shape", own[1:])
+        check_images(value, shape, values=kind is UnitImages, name=name)
     elif kind in (Greys, Scored, Pixels):
         _check_scored(kind, name, value, model)
     elif kind is Latents:
-        check_latents(value, getattr(model, "latent_dim", [*own, 0][-1]))
+        check_latents(value, getattr(model, "latent_dim", [*own, 0][-1]), name)
     elif kind in (Model, ImageModel):
         check_model(name, value, kind)
-    else:
-        _check_plain(kind, name, value)
+    elif kind is PixelKind:
+        _check_pixels(name, value)
+    elif kind in _CHECKS:
+        _CHECKS[kind](name, value)
 
 # %% ../nbs/inside/80_guards.ipynb #kinship
 def _own_tensor(model):
     "A tensor of the model, whose dtype and device its arguments must share."
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) and "_parameters" in vars(model):  # not before
         return next(model.parameters(), None)
     own = vars(model).values() if hasattr(model, "__dict__") else ()
     return next((value for value in own if isinstance(value, Tensor)), None)
@@ -592,13 +647,15 @@ def _own_tensor(model):
 
 def _check_kinship(tensors, model):
     "Raise `TypeError` unless all named tensors have one dtype and device."
-    like = _own_tensor(model) if tensors else None
-    for name, value in tensors.items():
-        like = value if like is None else like
+    own = _own_tensor(model)
+    named = tensors if own is None else {"model": own, **tensors}
+    first = next(iter(named), None)
+    for name, value in named.items():
+        like = named[first]
         if value.dtype != like.dtype or value.device != like.device:
             raise TypeError(
-                f"{name} is {value.dtype} on {value.device}: convert it to "
-                f"{like.dtype} on {like.device} with {name}.to()"
+                f"{name} is {value.dtype} on {value.device}, but {first} is "
+                f"{like.dtype} on {like.device}: convert one of them with .to()"
             )
 
 # %% ../nbs/inside/80_guards.ipynb #random-2
@@ -646,9 +703,9 @@ def checked(function):
         try:
             return _refuse_nan(typed(*args, **kwargs), function, given)
         except TypeCheckError as error:
-            raise _in_short(error, function) from None
-        except RuntimeError as error:
-            _refuse_sizes(error, _floats(given), model)
+            raise _in_short(error, function, _tensors(given)) from None
+        except (RuntimeError, ValueError) as error:
+            _refuse_sizes(error, _tensors(given), model)
             raise
 
     return call
@@ -661,48 +718,63 @@ def _alias(annotation):
     return asked[0] if is_optional else annotation
 
 
-def _in_short(error, function):
+def _in_short(error, function, tensors):
     "What a failed check of types says, in three lines."
     lines = str(error).splitlines()
     found = [line.split(": ", 1)[-1] for line in lines[2:4]]
     parameter = lines[1].split()[-1].rstrip(".")
-    axes = [line for line in lines[5:] if "=" in line and " " not in line]
-    where = f" with {', '.join(axes)}" if axes else ""
-    kind = ValueError if "(torch)" in found[0] else TypeError
+    is_shape = "(torch)" in found[0]
+    where = f" (given: {_listed(tensors)})" if is_shape else ""
+    kind = ValueError if is_shape else TypeError
     return kind(
         f"{parameter} of {function.__qualname__} is {found[0]}, but must be "
         f"{found[1].rstrip('.')}{where}"
     )
 
 # %% ../nbs/inside/80_guards.ipynb #decorator-3-a
+_MISFIT = "size of tensor|broadcast|shapes? .*multipl|of 0 elements|the constraint"
+
+
 def _refuse_sizes(error, tensors, model):
     "Raise `ValueError` if PyTorch complained that sizes do not fit together."
-    if not re.search("size of tensor|broadcast|shapes? .*multipl", str(error)):
+    if not re.search(_MISFIT, str(error)):
         return
     like = _own_tensor(model)
     own = {} if like is None else {"the model's own": like}
-    shapes = {name: tuple(t.shape) for name, t in (tensors | own).items()}
-    listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    raise ValueError(f"the shapes do not fit together: {listed}") from error
+    listed = _listed(tensors | own)
+    raise ValueError(f"shapes or values do not fit together: {listed}") from error
 
 
+def _listed(tensors):
+    "Names and shapes."
+    return ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
+
+# %% ../nbs/inside/80_guards.ipynb #decorator-3-b
 def _check_all(given, kinds, signature, model):
     "By alias, and for kinship; None where None may stand passes."
     for name, value in given.items():
+        _check_numbers(name, value)
         kind = kinds[name]
         may_be_none = kind is not signature.parameters[name].annotation
         if value is not None or not may_be_none:
             _check_alias(kind, name, value, model)
-    _check_kinship(_floats(given), model)
+    floats = {n: t for n, t in _tensors(given).items() if t.is_floating_point()}
+    _check_kinship(floats, model)
 
 # %% ../nbs/inside/80_guards.ipynb #decorator-3-a-a
-def _floats(given):
-    "The tensors of floats among the arguments, by name."
-    return {
-        name: value
-        for name, value in given.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
+def _tensors(given):
+    "The tensors among the arguments, by name."
+    return {name: value for name, value in given.items() if isinstance(value, Tensor)}
+
+
+def _check_numbers(name, value):
+    "Raise for numbers that no one can print, and tensors without numbers."
+    if isinstance(value, int) and value.bit_length() > 10_000:
+        raise ValueError(f"{name} is a number of thousands of digits")
+    own = value if isinstance(value, Tensor) else None
+    own = _own_tensor(value) if name in ("self", "model") else own
+    if own is not None:
+        _check_values(name, own)
 
 # %% ../nbs/inside/80_guards.ipynb #nan
 def _tensors_in(result):

@@ -10,7 +10,6 @@ import hashlib
 import lzma
 import os
 import tarfile
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from filelock import FileLock
@@ -19,6 +18,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from ._guards import PathLike, checked
+from .files import write_bytes
 
 # %% ../nbs/inside/84_mnist_archive.ipynb #directory
 @checked
@@ -27,11 +27,14 @@ def data_directory(
 ) -> Path:  # Folder that holds `MNIST/raw` and its siblings
     "The data folder: the argument, else VAE_TUTORIAL_DATA, else the user's cache."
     setting = os.environ.get("VAE_TUTORIAL_DATA")
-    chosen = directory or setting or user_cache_path("vae_tutorial")
     try:
+        chosen = directory or setting or user_cache_path("vae_tutorial")
         return Path(chosen).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"directory is {str(chosen)!r}: {error}") from error
+        raise ValueError(
+            f"directory is {str(directory or setting)!r}: {error}. Name a folder, with "
+            "directory= or the environment variable VAE_TUTORIAL_DATA"
+        ) from error
 
 # %% ../nbs/inside/84_mnist_archive.ipynb #sums
 _MNIST_SHA256 = {
@@ -44,18 +47,26 @@ _MNIST_SHA256 = {
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5"
     "333a97f0f4c3dd2ef09a8a9eef7101c5",
 }
+_LARGEST = 50_000_000  # bytes; the largest file has 47,040,016
 
 
+def _is_published(name, content):
+    return hashlib.sha256(content).hexdigest() == _MNIST_SHA256[name]
+
+# %% ../nbs/inside/84_mnist_archive.ipynb #sums-2
 def _damaged(raw):
     "Names of the MNIST files in folder `raw` that are missing or not the published."
+    names = list(_MNIST_SHA256)
+    return [name for name in names if not _is_published(name, _content(raw / name))]
 
-    def intact(name, sha256):
-        try:
-            return hashlib.sha256((raw / name).read_bytes()).hexdigest() == sha256
-        except OSError:
-            return False
 
-    return [name for name, sha in _MNIST_SHA256.items() if not intact(name, sha)]
+def _content(path):
+    "The bytes of a file; none where it cannot be one of these."
+    try:
+        is_file = path.is_file() and path.stat().st_size <= _LARGEST
+        return path.read_bytes() if is_file else b""
+    except OSError:
+        return b""
 
 # %% ../nbs/inside/84_mnist_archive.ipynb #install
 def install_mnist(
@@ -80,35 +91,33 @@ def install_mnist(
 
 # %% ../nbs/inside/84_mnist_archive.ipynb #unpack-2
 _BROKEN = (LookupError, AttributeError, EOFError, RecursionError)
-_LARGEST = 50_000_000  # bytes; the largest file has 47,040,016
 
 
 def _unpack(raw):
-    "Rename each file into place only when all its bytes are there."
-    with tempfile.TemporaryDirectory(dir=raw.parent) as scratch:
-        scratch = Path(scratch)
-        try:
-            _extract(scratch)
-            damaged = ", ".join(_damaged(scratch))
-        except (*_BROKEN, tarfile.TarError, lzma.LZMAError) as error:
-            damaged = repr(error)
-        if damaged:
-            raise OSError(
-                f"the archive inside the package is damaged ({damaged}); "
-                "reinstall vae_tutorial"
-            )
-        for name in _MNIST_SHA256:
-            os.replace(scratch / name, raw / name)
+    "Write the four files of the archive when all of them are whole."
+    try:
+        contents = _extract()
+        wrong = [n for n, content in contents.items() if not _is_published(n, content)]
+        damaged = ", ".join(wrong)
+    except (*_BROKEN, tarfile.TarError, lzma.LZMAError) as error:
+        damaged = repr(error)
+    if damaged:
+        raise OSError(
+            f"the archive inside the package is damaged ({damaged}); "
+            "reinstall vae_tutorial"
+        )
+    for name, content in contents.items():
+        write_bytes(content, raw / name)
 
 # %% ../nbs/inside/84_mnist_archive.ipynb #unpack-2-a
-def _extract(folder):
-    "Write the four files of the archive into `folder`."
+def _extract():
+    "The four files of the archive, by name."
     archive = files("vae_tutorial") / "assets" / "mnist.tar.xz"
     with archive.open("rb") as stream:
         with tarfile.open(fileobj=stream, mode="r:xz") as tar:
-            for name in _MNIST_SHA256:
-                content = tar.extractfile(name).read(_LARGEST)
-                (folder / name).write_bytes(content)
+            return {
+                name: tar.extractfile(name).read(_LARGEST) for name in _MNIST_SHA256
+            }
 
 # %% ../nbs/inside/84_mnist_archive.ipynb #read
 _DATASETS = {
@@ -118,9 +127,10 @@ _DATASETS = {
 }
 
 
+@checked
 def read_dataset(
     name: str,  # "mnist", "fashion-mnist" or "kmnist"
-    directory: str | Path | None = None,  # Data folder, see `data_directory`
+    directory: PathLike | None = None,  # Data folder, see `data_directory`
 ) -> list[tuple[Tensor, Tensor]]:  # Images and labels, of training and of test
     "Both parts as they stand in the files. Raises `ValueError`, `OSError`."
     if name not in _DATASETS:
@@ -145,9 +155,12 @@ def _installed(name, directory):
 # %% ../nbs/inside/84_mnist_archive.ipynb #read-2-a
 def _read_part(name, folder, part):
     "Images (n, 1, 28, 28) in [0, 1] and labels. Raises `OSError` for damaged files."
+    kinds = ("images-idx3", "labels-idx1")
+    paths = [folder / f"{part}-{kind}-ubyte" for kind in kinds]
     try:
-        images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
-        labels = read_label_file(str(folder / f"{part}-labels-idx1-ubyte"))
+        if max(path.stat().st_size for path in paths) > _LARGEST:
+            raise ValueError(f"more than {_LARGEST:,} bytes")
+        images, labels = read_image_file(str(paths[0])), read_label_file(str(paths[1]))
         images = images[:, None].float() / 255
         if images.shape != (len(labels), 1, 28, 28):
             raise ValueError(f"{len(labels)} labels for images {tuple(images.shape)}")
@@ -165,6 +178,9 @@ _UNREADABLE = (ValueError, RuntimeError, TypeError, OSError)
 def _download(dataset, directory, folder):
     "Let torchvision download and check. Raises `FileNotFoundError` with the remedy."
     try:
+        for path in (folder / file for file in _MNIST_SHA256):
+            if os.path.lexists(path) and not path.is_file():
+                raise OSError(f"{path} is in the way and no file: remove it")
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".vae_tutorial.lock"):
             dataset(directory, download=True)

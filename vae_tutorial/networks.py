@@ -10,14 +10,15 @@ import math
 from itertools import pairwise
 import torch
 from torch import nn
-from ._guards import Count, check_architecture, check_halvings
+from ._guards import Count, Sizes, check_halvings
 from ._guards import check_layers, checked
 from .distributions import DiagonalGaussian, bernoulli
 from .kernels import Linear
 
 # %% ../nbs/build/11_networks.ipynb #cell-07
+@checked
 def mlp(
-    sizes: list[int],  # Number of units in each layer, input and output included
+    sizes: Sizes,  # Number of units in each layer, input and output included
 ) -> nn.Sequential:  # Linear layers with ReLU between them, none after the last
     "Multilayer perceptron. Raises `ValueError` for sizes that make no network."
     layers = []
@@ -29,6 +30,7 @@ def mlp(
 class Gaussian(nn.Module):
     "A network whose output is read as mean and log variance: q(z|x)."
 
+    @checked
     def __init__(
         self,
         network: nn.Module,  # Gives 2 * latent_dim numbers for each example
@@ -43,10 +45,11 @@ class Gaussian(nn.Module):
 class BernoulliPixels(nn.Module):
     "A network whose output is read as the logits of an image's pixels: p(x|z)."
 
+    @checked
     def __init__(
         self,
         network: nn.Module,  # Gives one number for each pixel
-        image_shape: tuple[int, ...] = (1, 28, 28),  # (channels, height, width)
+        image_shape: Sizes = (1, 28, 28),  # (channels, height, width)
     ):
         super().__init__()
         self.network, self.image_shape = network, tuple(image_shape)
@@ -71,36 +74,36 @@ class StandardNormal(nn.Module):
         return DiagonalGaussian(self.zeros, self.zeros)
 
 # %% ../nbs/build/11_networks.ipynb #conv-1b
-def _halved(image_shape, channels):
+def _halved(image_shape, channels, latent_dim):
     "(channels, height, width) after one halving for each number of channels."
-    check_halvings(image_shape, channels)
+    check_halvings(image_shape, channels, latent_dim)
     factor = 2 ** len(channels)
     last = channels[-1] if channels else image_shape[0]
     return last, image_shape[1] // factor, image_shape[2] // factor
 
 # %% ../nbs/build/11_networks.ipynb #conv-2
+@checked
 def conv_encoder(
-    image_shape: tuple[int, ...],  # (channels, height, width)
-    latent_dim: int,  # Number of latent dimensions
-    hidden: tuple[int, ...],  # Channels after each halving
+    image_shape: Sizes,  # (channels, height, width)
+    latent_dim: Count,  # Number of latent dimensions
+    hidden: Sizes,  # Channels after each halving
 ) -> nn.Sequential:  # From images to 2 * latent_dim numbers
     "Convolutions that halve the image. Raises `ValueError` for sides not divisible."
-    check_architecture(image_shape, latent_dim, hidden)
+    smallest = math.prod(_halved(image_shape, hidden, latent_dim))
     layers = []
     for inputs, outputs in pairwise([image_shape[0], *hidden]):
         layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
-    smallest = math.prod(_halved(image_shape, hidden))
     return nn.Sequential(*layers, nn.Flatten(), Linear(smallest, 2 * latent_dim))
 
 # %% ../nbs/build/11_networks.ipynb #conv-3
+@checked
 def conv_decoder(
-    image_shape: tuple[int, ...],  # (channels, height, width)
-    latent_dim: int,  # Number of latent dimensions
-    hidden: tuple[int, ...],  # Channels before each doubling
+    image_shape: Sizes,  # (channels, height, width)
+    latent_dim: Count,  # Number of latent dimensions
+    hidden: Sizes,  # Channels before each doubling
 ) -> nn.Sequential:  # From latent vectors to one number a pixel
     "Convolutions that double the image. Raises `ValueError` for sides not divisible."
-    check_architecture(image_shape, latent_dim, hidden)
-    smallest = _halved(image_shape, hidden[::-1])
+    smallest = _halved(image_shape, hidden[::-1], latent_dim)
     layers = [Linear(latent_dim, math.prod(smallest)), nn.Unflatten(1, smallest)]
     for inputs, outputs in pairwise([*hidden, image_shape[0]]):
         up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)

@@ -9,7 +9,7 @@ __all__ = ['ElboTerms', 'kl_term', 'elbo', 'WeightedTerms', 'weighted_elbo', 'be
 from functools import partial
 from typing import NamedTuple
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 from ._guards import Count, Model, check_number
 from ._guards import check_one_each, checked
 
@@ -22,9 +22,10 @@ class ElboTerms(NamedTuple):
     kl: Tensor  # KL(q(z|x) || p(z)), shape (batch,)
 
 # %% ../nbs/concepts/03_elbo.ipynb #cell-18-b
+@checked
 def kl_term(
-    q,  # Posterior, a distribution
-    p,  # Prior, a distribution
+    q: Distribution,  # Posterior
+    p: Distribution,  # Prior
     z: Tensor,  # Samples of q, shape (num_samples, batch, ...)
 ) -> Tensor:  # KL(q || p) in nats, shape (batch,)
     "In closed form where PyTorch knows one, else the average over the samples."
@@ -58,7 +59,8 @@ class WeightedTerms(NamedTuple):
     kl: Tensor  # KL(q(z|x) || p(z)), shape (batch,)
 
 
-def weighted_elbo(model, x, beta=1.0):
+@checked
+def weighted_elbo(model: Model, x: Tensor, beta: float = 1.0):
     "Reconstruction minus beta times KL (Higgins et al. 2017, eq. 4)."
     terms = elbo(model, x)
     return WeightedTerms(terms.reconstruction - beta * terms.kl, *terms)

@@ -7,46 +7,86 @@ __all__ = ['read_image', 'ImageFiles', 'load_own_images']
 
 # %% ../nbs/inside/78_reading_images.ipynb #cell-03
 import math
+import os
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, Subset
-from ._guards import check_count
+from ._guards import PathLike, Seed, check_count
+from ._guards import checked, shown
 from .data import LabelledImages, Splits
 
 # %% ../nbs/inside/78_reading_images.ipynb #cell-07
+_MOST_PIXELS, _MOST_SIDE = 50_000_000, 10_000
+
+
+@checked
 def read_image(
-    path: str | Path,  # A picture in any format that Pillow reads
+    path: PathLike,  # A picture in any format that Pillow reads
     size: tuple[int, int] | None = None,  # (height, width) wanted; None keeps its own
     color: bool = False,  # Three channels instead of one
 ) -> Tensor:  # Values in [0, 1], shape (1 or 3, height, width)
     "Read one picture. Raises `ValueError`, naming the file, when it cannot be read."
+    for side in size or ():
+        check_count("size", side, most=_MOST_SIDE)
     try:
-        with Image.open(path) as picture:
-            picture = _upright_on_white(picture).convert("RGB" if color else "L")
-            if size is not None:
-                picture = ImageOps.fit(picture, (size[1], size[0]))
-            pixels = torch.from_numpy(np.array(picture))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        picture = _upright_on_white(path)
+        picture = picture.convert("RGB").convert("RGB" if color else "L")
+        if size is not None:
+            picture = ImageOps.fit(picture, (size[1], size[0]))
+    except Exception as error:  # in a broken file Pillow may stumble over anything
+        why = shown(error) or type(error).__name__
+        raise ValueError(f"{shown(path)} cannot be read as a picture: {why}") from error
+    pixels = torch.from_numpy(np.array(picture))
     return (pixels.permute(2, 0, 1) if color else pixels[None]) / 255
 
-
-def _upright_on_white(picture):
-    "As the camera was held, and opaque."
-    picture = ImageOps.exif_transpose(picture)
+# %% ../nbs/inside/78_reading_images.ipynb #upright
+def _upright_on_white(path):
+    "The picture as the camera was held, of 8 bits, opaque."
+    if not os.path.isfile(path):
+        raise ValueError("there is no such file")
+    with Image.open(path) as picture:
+        if math.prod(picture.size) > _MOST_PIXELS:
+            raise ValueError(
+                f"it has {picture.size[0]} x {picture.size[1]} pixels, more than "
+                f"{_MOST_PIXELS:,}: save it smaller"
+            )
+        kind = picture.format
+        picture = _in_8_bits(ImageOps.exif_transpose(picture), kind)
     if not picture.has_transparency_data:
         return picture
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture.convert("RGBA"))
 
+# %% ../nbs/inside/78_reading_images.ipynb #deep-2
+def _in_8_bits(picture, kind):
+    "Grey values of 16 bits, or floats, as whole numbers from 0 to 255."
+    if picture.mode[0] not in "IF":
+        return picture
+    is_float, values = picture.mode == "F", np.asarray(picture)
+    is_known = is_float or "16" in picture.mode or kind in ("PNG", "PPM")
+    white = 1 if is_float else 65535
+    if not (is_known and values.min() >= 0 and values.max() <= white):
+        raise ValueError(
+            f"its values go from {values.min():g} to {values.max():g}, and "
+            "what is white is not known: save whole numbers of 8 or 16 bits, or floats "
+            "in [0, 1]"
+        )
+    grey = np.rint(values.astype(np.float32) * (255 / white))
+    grey[values == picture.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey.astype(np.uint8))
+
 # %% ../nbs/inside/78_reading_images.ipynb #cell-12
 class ImageFiles(Dataset):
     "Pictures on disk, read when they are asked for: they need not fit in memory."
 
+    @checked
     def __init__(
         self,
         files: list[Path],  # Pictures, all readable
@@ -64,12 +104,48 @@ class ImageFiles(Dataset):
 # %% ../nbs/inside/78_reading_images.ipynb #scan
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff"}
 _SUFFIXES |= {".webp", ".gif"}
+_MOST_ENTRIES = 1_000_000
 
 
+def _entries(folder):
+    "All that lies below `folder`; no link is followed. `ValueError` for too much."
+    folders, seen = [folder], 0
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > _MOST_ENTRIES:
+                    raise ValueError(
+                        f"{shown(folder)} holds more than {_MOST_ENTRIES:,} files: "
+                        "name the folder of the pictures alone"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                yield entry
+
+# %% ../nbs/inside/78_reading_images.ipynb #find
+def _find(folder):
+    "Files with a picture's name below `folder`, and links that lead out of it."
+    root, found, out = Path(os.path.realpath(folder)), [], []
+    try:
+        for entry in _entries(folder):
+            path = Path(entry.path)
+            place = Path(os.path.realpath(path)) if entry.is_symlink() else root
+            if not place.is_relative_to(root):
+                out.append(path)
+            elif path.suffix.lower() in _SUFFIXES and os.path.isfile(path):
+                found.append(path)
+    except OSError as error:
+        raise OSError(
+            f"{shown(folder)} cannot be searched ({error}): let it be read, or name "
+            "another folder"
+        ) from error
+    return sorted(found), sorted(out)
+
+# %% ../nbs/inside/78_reading_images.ipynb #scan-2
 def _scan(folder, color, skip_unreadable):
-    "Readable pictures under `folder`, their sizes, and those that are not readable."
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = [path for path in found if path.suffix.lower() in _SUFFIXES]
+    "Readable pictures under `folder` and their sizes; says what is left out."
+    found, out = _find(folder)
     sizes, bad = [], {}
     for path in found:
         try:
@@ -78,14 +154,24 @@ def _scan(folder, color, skip_unreadable):
             bad[path] = error
     if bad and not skip_unreadable:
         raise ValueError(_unreadable(folder, len(found), list(bad.values())))
-    return [path for path in found if path not in bad], sizes, list(bad)
+    _say(folder, "unreadable pictures", list(bad))
+    _say(folder, "links that lead out of the folder", out)
+    return [path for path in found if path not in bad], sizes
+
+
+def _say(folder, what, paths):
+    "Print what was left out, if anything was."
+    if paths:
+        names = ", ".join(shown(path.relative_to(folder)) for path in paths[:10])
+        print(f"skipped {len(paths)} {what}: {names}")
 
 # %% ../nbs/inside/78_reading_images.ipynb #classes
 def _unreadable(folder, num_found, errors):
     "What to say of pictures that cannot be read."
     listed = "\n".join(f"  {error}" for error in errors[:10])
     return (
-        f"{len(errors)} of {num_found} pictures in {folder} cannot be read:\n{listed}\n"
+        f"{len(errors)} of {num_found} pictures in {shown(folder)} cannot be read:\n"
+        f"{listed}\n"
         "Remove them, or skip them with --skip-unreadable (skip_unreadable=True)."
     )
 
@@ -100,20 +186,17 @@ def _classes(folder, files):
 # %% ../nbs/inside/78_reading_images.ipynb #read-folder
 def _read_folder(path, size, color, skip_unreadable):
     "The pictures of a folder, read when asked for, and their classes."
-    files, sizes, bad = _scan(path, color, skip_unreadable)
-    if bad:
-        names = ", ".join(str(file.relative_to(path)) for file in bad[:10])
-        print(f"skipped {len(bad)} unreadable pictures: {names}")
+    files, sizes = _scan(path, color, skip_unreadable)
     if not files:
         raise ValueError(
-            f"there are no pictures in {path}: it should hold files such as .png or "
-            ".jpg, in one folder or one for each class"
+            f"there are no pictures in {shown(path)}: it should hold files such as "
+            ".png or .jpg, in one folder or one for each class"
         )
     if size is None and len(set(sizes)) > 1:
         other = next(other for other in sizes if other != sizes[0])
         raise ValueError(
-            f"the pictures in {path} differ in size, for example {sizes[0]} and "
-            f"{other}: choose one with --size (size=)"
+            f"the pictures in {shown(path)} differ in size, for example {sizes[0]} "
+            f"and {other}: choose one with --size (size=)"
         )
     return ImageFiles(files, size or sizes[0], color), _classes(path, files)
 
@@ -121,37 +204,89 @@ def _read_folder(path, size, color, skip_unreadable):
 def _read_arrays(path):
     "Images and labels (or None) as they lie in an .npy or .npz file."
     try:
+        claims = _claims(path)
         content = np.load(path, allow_pickle=False)
         is_one = isinstance(content, np.ndarray)
-        names = ["images"] if is_one else content.files
-        arrays = {name: content if is_one else content[name] for name in names}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        names = [name for name in ("images", "x") if name in claims]
+        names += list(claims) if len(claims) == 1 else []
+        chosen = [names[0] if names else None]
+        chosen += [name for name in ("labels", "y") if name in claims][:1]
+        _check_claims(claims, *chosen)
+        arrays = [content if is_one else content[name] for name in chosen]
+    except Exception as error:  # in a broken file NumPy may stumble over anything
         raise ValueError(
-            f"{path} is no array of numbers that NumPy reads without pickle: {error}"
+            f"{shown(path)} is no array of numbers that NumPy reads without pickle: "
+            f"{shown(error) or type(error).__name__}"
         ) from error
-    only = next(iter(arrays.values())) if len(arrays) == 1 else None
-    images = arrays.get("images", arrays.get("x", only))
-    labels = arrays.get("labels", arrays.get("y"))
-    _check_arrays(path, arrays, images, labels)
-    return images, labels
+    return arrays[0], arrays[1] if len(arrays) > 1 else None
+
+# %% ../nbs/inside/78_reading_images.ipynb #claims
+_MOST_BYTES = 2**32
+
+
+def _claims(path):
+    "Shape and dtype of each array in a file, by name, before any of them is read."
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            file.seek(0)
+            return {"images": _claim(file, path.stat().st_size)}
+    claims = {}
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                raise ValueError("unknown compression: write it with numpy.savez")
+            with archive.open(member) as file:
+                name = member.filename.removesuffix(".npy")
+                claims[name] = _claim(file, member.file_size)
+    return claims
+
+# %% ../nbs/inside/78_reading_images.ipynb #claim
+_READERS = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}
+
+
+def _claim(file, num_bytes):
+    "Shape and dtype in an array's header. `ValueError` for a size that cannot be."
+    start = BytesIO(file.read(2**16))
+    version = npy.read_magic(start)[0]
+    if version not in _READERS:
+        raise ValueError(f"unknown version {version}: write it with numpy.save")
+    shape, _, dtype = _READERS[version](start)
+    number = math.prod(shape)
+    if min(shape, default=0) < 0 or number * max(4, dtype.itemsize) > _MOST_BYTES:
+        raise ValueError(
+            f"its shape {shape!s:.60} is more than 4 GiB of numbers: store it as a "
+            "folder of pictures, which are read one by one"
+        )
+    if number * dtype.itemsize > num_bytes:
+        raise ValueError(f"its shape is {shape!s:.60}, but it is cut short")
+    return shape, dtype
 
 # %% ../nbs/inside/78_reading_images.ipynb #check-arrays
-def _check_arrays(path, arrays, images, labels):
+def _check_claims(claims, images, labels=None):
     "Raise `ValueError` unless there are images, and one label for each."
-    if images is None or images.ndim not in (3, 4) or len(images) == 0:
-        held = [f"{name} of shape {array.shape}" for name, array in arrays.items()]
+    shape, dtype = claims.get(images, ((), None))
+    if len(shape) not in (3, 4) or 0 in shape:
+        held = [f"{name} of shape {shape}" for name, (shape, _) in claims.items()]
         raise ValueError(
-            f"{path} holds {', '.join(held)}: it needs images of shape "
+            f"it holds {', '.join(held):.200}: it needs images of shape "
             "(n, height, width), (n, height, width, channels) or "
             "(n, channels, height, width)"
         )
-    if labels is not None and labels.shape != images.shape[:1]:
+    if dtype.kind != "f" and dtype not in _WHITE:
         raise ValueError(
-            f"{path} has labels of shape {labels.shape} for {len(images)} images: "
-            "one each"
+            f"{images} has dtype {dtype}: give uint8 from 0 to 255, uint16 from 0 to "
+            "65535, bool, or floats in [0, 1]"
+        )
+    if labels is not None and claims[labels][0] != shape[:1]:
+        raise ValueError(
+            f"{labels} has shape {claims[labels][0]} for {shape[0]} images: one each"
         )
 
 # %% ../nbs/inside/78_reading_images.ipynb #channels-first
+_WHITE = {np.dtype(bool): 1, np.dtype("u1"): 255}
+_WHITE |= {np.dtype("<u2"): 65535, np.dtype(">u2"): 65535}
+
+
 def _channels_first(path, images):
     "A tensor in [0, 1] of shape (n, 1 or 3, height, width), or `ValueError`."
     if images.ndim == 3:
@@ -160,17 +295,16 @@ def _channels_first(path, images):
         images = images.transpose(0, 3, 1, 2)
     if images.shape[1] not in (1, 3):
         raise ValueError(
-            f"{path} has images of shape {images.shape[1:]}: one or three channels "
-            "are needed"
+            f"{shown(path)} has images of shape {images.shape[1:]}: one or three "
+            "channels are needed"
         )
-    whole = 255 if images.dtype == np.uint8 else 1
-    images = torch.from_numpy(np.ascontiguousarray(images)).float() / whole
-    if not images.isfinite().all() or images.min() < 0 or images.max() > 1:
+    white, low, high = _WHITE.get(images.dtype, 1), images.min(), images.max()
+    if not (low >= 0 and high <= white):
         raise ValueError(
-            f"{path} has values from {images.min():g} to {images.max():g}: "
-            "give uint8 from 0 to 255, or floats in [0, 1]"
+            f"{shown(path)} has values from {low:g} to {high:g}: give uint8 from 0 to "
+            "255, uint16 from 0 to 65535, bool, or floats in [0, 1]"
         )
-    return images
+    return torch.from_numpy(images.astype(np.float32, order="C")) / white
 
 # %% ../nbs/inside/78_reading_images.ipynb #read-array
 def _read_array(path, size, color):
@@ -183,22 +317,33 @@ def _read_array(path, size, color):
         images = interpolate(images, size, mode="bilinear", antialias=True).clamp(0, 1)
     if labels is None:
         return images, torch.zeros(len(images), dtype=torch.int64)
-    return images, torch.as_tensor(labels.astype(np.int64))
+    return images, _whole_labels(path, labels)
+
+
+def _whole_labels(path, labels):
+    "Labels as int64. Raises `ValueError` for those that are no whole numbers."
+    if labels.dtype.kind in "biuf":
+        with np.errstate(invalid="ignore"):
+            whole = labels.astype(np.int64)
+        if (whole == labels).all() and abs(whole).max() < 2**53:
+            return torch.from_numpy(whole)
+    raise ValueError(f"{shown(path)} has labels that are no whole numbers: number them")
 
 # %% ../nbs/inside/78_reading_images.ipynb #cell-16
+@checked
 def load_own_images(
-    path: str | Path,  # A folder of pictures, or an .npy or .npz file
+    path: PathLike,  # A folder of pictures, or an .npy or .npz file
     size: int | None = None,  # Height and width wanted; None if all agree
     color: bool = False,  # Three channels instead of one
     skip_unreadable: bool = False,  # Leave out what cannot be read, or refuse
     num_validation: int = 0,  # Training images to set apart for validation
-    seed: int = 0,  # Decides which images are for test and validation
+    seed: Seed = 0,  # Decides which images are for test and validation
     memory: int = 2**30,  # Bytes of images to hold in memory at most
 ) -> Splits:  # Tensors, or data sets for `fit` where there are too many
     """Load your own images, split into train, validation and test.
 
-    Raises `FileNotFoundError` or `ValueError` with the remedy."""
-    images, labels = _read(Path(path), size, color, skip_unreadable)
+    Raises `OSError` or `ValueError` with the remedy."""
+    images, labels = _read(path, size, color, skip_unreadable)
     in_memory = 4 * len(images) * images[0].numel() <= memory
     test, validation, train = _parts(len(images), num_validation, seed)
     keep = {"train": in_memory, "validation": in_memory, "test": True}
@@ -210,15 +355,20 @@ def load_own_images(
 def _read(path, size, color, skip_unreadable):
     "All images and labels, from whatever lies at `path`."
     if size is not None:
-        check_count("size", size)
+        check_count("size", size, most=_MOST_SIDE)
         size = (size, size)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no folder or file {path}")
+    place = os.path.realpath(path)
+    if not str(path) or place == os.path.dirname(place):
+        raise ValueError(f"path is {shown(path)!r}: name the folder of the pictures")
+    path = Path(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no folder or file {shown(path)}")
     if path.is_dir():
         return _read_folder(path, size, color, skip_unreadable)
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
         raise ValueError(
-            f"{path} is a file: give a folder of pictures, or an .npy or .npz file"
+            f"{shown(path)} is a file: give a folder of pictures, or an .npy or .npz "
+            "file"
         )
     return _read_array(path, size, color)
 
@@ -229,9 +379,9 @@ def _parts(num_images, num_validation, seed):
     num_train = num_images - num_test - num_validation
     if num_validation < 0 or num_train < 1:
         raise ValueError(
-            f"num_validation is {num_validation}: of {num_images} images {num_test} "
-            f"are for test, so at most {num_images - num_test - 1} can be for "
-            "validation"
+            f"num_validation is {num_validation!r:.60}: of {num_images} images "
+            f"{num_test} are for test, so at most {num_images - num_test - 1} can be "
+            "for validation"
         )
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
     return order.split([num_test, num_validation, num_train])

@@ -9,10 +9,12 @@ __all__ = ['RECIPES', 'recipe', 'save_model', 'load_model']
 import functools
 import inspect
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 import torch
 from torch import nn
+from ._guards import PathLike, brief, checked, shown
 from .files import check_finite, check_fit, parse_json
 from .files import read_safetensors, save_weights
 
@@ -20,25 +22,32 @@ from .files import read_safetensors, save_weights
 RECIPES = {}
 
 
-def recipe(build):
+@checked
+def recipe(
+    build: Callable,  # A function of plain numbers that returns a model
+) -> Callable:  # The same, known to `save_model` and `load_model`
     "Register a function that builds a model from plain numbers, for `save` and `load`."
-    signature = inspect.signature(build)
+    try:
+        signature, name = inspect.signature(build), build.__name__
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"build is {brief(build)}: pass a function") from error
 
     @functools.wraps(build)
     def remember(*args, **kwargs):
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
         model = build(*args, **kwargs)
-        model.recipe = {"recipe": build.__name__, "arguments": dict(given.arguments)}
+        model.recipe = {"recipe": name, "arguments": dict(given.arguments)}
         return model
 
-    RECIPES[build.__name__] = remember
+    RECIPES[name] = remember
     return remember
 
 # %% ../nbs/inside/75_recipes.ipynb #save-2
+@checked
 def save_model(
-    self,
-    path: str | Path,  # File to write, ending in .safetensors
+    self: nn.Module,
+    path: PathLike,  # File to write, ending in .safetensors
 ) -> Path:  # The file
     "Write weights and recipe. Raises `ValueError` for a model without a recipe."
     if not hasattr(self, "recipe"):
@@ -50,12 +59,14 @@ def save_model(
     return save_weights(self, path, {"vae": json.dumps(self.recipe)})
 
 # %% ../nbs/inside/75_recipes.ipynb #save-3
+@checked
 def load_model(
-    path: str | Path,  # File written by `save`, or "mnist-2d", which is shipped
+    path: PathLike,  # File written by `save`, or "mnist-2d", which is shipped
 ) -> nn.Module:  # On the CPU, in evaluation mode
     "Rebuild a saved model. Raises `FileNotFoundError` or `ValueError`."
     if str(path) == "mnist-2d":
         path = files("vae_tutorial") / "assets" / "mnist-2d.safetensors"
+    _check_header(path)
     tensors, metadata = read_safetensors(path)
     with torch.device("meta"):  # shapes only, no memory yet
         tensors = _renamed(tensors, _build(metadata, path))
@@ -64,7 +75,26 @@ def load_model(
     with torch.random.fork_rng(devices=[]):
         model = _build(metadata, path)
     model.load_state_dict(tensors)
+    check_finite(model.state_dict(), path)  # float64 may be too large for float32
     return model.eval()
+
+# %% ../nbs/inside/75_recipes.ipynb #save-3-a
+_LONGEST_HEADER = 2**20  # bytes: of some ten thousand tensors
+
+
+def _check_header(path):
+    "Raise `ValueError` for a header that names more tensors than any saved model."
+    if not Path(path).is_file():
+        return
+    with Path(path).open("rb") as file:
+        start = file.read(9)
+    size = int.from_bytes(start[:8], "little")
+    if start[8:] == b"{" and size > _LONGEST_HEADER:
+        raise ValueError(
+            f"{shown(path)} has a header of {size:,} bytes, more than "
+            f"{_LONGEST_HEADER:,}: it was not written by VAE.save. For the weights "
+            "of one network, use load_weights."
+        )
 
 # %% ../nbs/inside/75_recipes.ipynb #save-4
 def _build(metadata, path):

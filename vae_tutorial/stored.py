@@ -9,48 +9,108 @@ __all__ = ['stored', 'store', 'one_per_seed', 'mean_and_error', 'plus_minus', 'a
 import json
 import math
 from pathlib import Path
+from typing import Any
 import torch
+from torch import Tensor
+from ._guards import PathLike, brief, checked, shown
+from .files import write_bytes
 
 # %% ../nbs/inside/79_stored_results.ipynb #cell-05
-def stored(name, folder="../results"):
-    "All experiments of a results file."
-    return json.loads((Path(folder) / f"{name}.json").read_text())
+@checked
+def stored(
+    name: str,  # Of the file, without .json
+    folder: PathLike = "../results",  # Where it lies
+) -> dict:  # Rows by key
+    "All experiments of a results file. Raises `OSError` where there are none."
+    path = Path(folder) / f"{name}.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise OSError(f"{shown(path)} holds no results: {shown(error)}") from error
 
 
-def store(name, key, rows, folder="../results"):
+@checked
+def store(
+    name: str,  # Of the file, without .json
+    key: str,  # Of the experiment
+    rows: Any,  # What JSON can hold
+    folder: PathLike = "../results",  # Where the file lies
+) -> None:
     "Put one experiment into a results file, beside the others."
     path = Path(folder) / f"{name}.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | {key: rows}, indent=1) + "\n")
+    before = stored(name, folder) if path.name and path.exists() else {}
+    try:
+        text = json.dumps(before | {key: rows}, indent=1) + "\n"
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"rows is {brief(rows)}, which JSON cannot hold") from error
+    write_bytes(text.encode(), path)
 
-
-def one_per_seed(rows, measure, **setting):
+# %% ../nbs/inside/79_stored_results.ipynb #cell-05-b
+@checked
+def one_per_seed(
+    rows: list[dict],  # One for each run
+    measure: str,  # The number to take of each
+    **setting,  # What the rows must hold
+) -> Tensor:  # A number for each seed, float64
     "A measure of the rows with this setting, a number for each seed."
-    chosen = [r for r in rows if all(r[key] == v for key, v in setting.items())]
-    return torch.tensor([row[measure] for row in chosen], dtype=torch.float64)
+    try:
+        chosen = [r for r in rows if all(r[key] == v for key, v in setting.items())]
+        return torch.tensor([row[measure] for row in chosen], dtype=torch.float64)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"rows do not all hold the measure {brief(measure)} as a number, and the "
+            f"setting {brief(list(setting))}"
+        ) from error
 
 # %% ../nbs/inside/79_stored_results.ipynb #cell-07
-def mean_and_error(values):
+def mean_and_error(
+    values,  # A number for each seed
+) -> tuple[float, float]:  # Mean, standard error
     "Mean over seeds and its standard error; NaN when there is no seed to vary."
-    values = torch.as_tensor(values, dtype=torch.float64)
+    values = _numbers(values)
     if len(values) < 2:
         return values.mean().item(), math.nan
     return values.mean().item(), values.std().item() / len(values) ** 0.5
 
 
-def plus_minus(values, digits=2, scale=1):
+def _numbers(values):
+    "As a tensor of float64, one dimension."
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"values is {brief(values)}: give a list of numbers") from error
+    if numbers.ndim != 1 or numbers.is_meta:
+        raise ValueError(f"values has shape {tuple(numbers.shape)}: give one dimension")
+    return numbers.detach()
+
+# %% ../nbs/inside/79_stored_results.ipynb #cell-07-b
+@checked
+def plus_minus(
+    values: Any,  # A number for each seed
+    digits: int = 2,  # After the point
+    scale: float | int = 1,  # Multiplies both numbers
+) -> str:
     "Mean ± standard error as text."
-    parts = [scale * value for value in mean_and_error(values)]
+    if not 0 <= digits <= 20:
+        raise ValueError(f"digits is {brief(digits)}: it must be from 0 to 20")
+    parts = [float(scale) * value for value in mean_and_error(values)]
     return " ± ".join(f"{v:.{digits}f}" for v in parts if v == v).replace("-", "−")
 
 
-def agrees(text, values):
+@checked
+def agrees(
+    text: str,  # Such as "0.22 ± 0.01"
+    values: Any,  # A number for each seed
+) -> bool:
     "Whether a text such as '0.22 ± 0.01' is what these values come to."
-    pairs = zip(text.replace("−", "-").split(" ± "), mean_and_error(values))
-    parts = [(part, measured) for part, measured in pairs]
-    return all(
-        abs(float(p) - v) <= 0.51 * 10.0 ** -len(p.partition(".")[2]) for p, v in parts
-    )
+    pairs = list(zip(text.replace("−", "-").split(" ± "), mean_and_error(values)))
+    try:
+        return all(
+            abs(float(p) - v) <= 0.51 * 10.0 ** -len(p.partition(".")[2])
+            for p, v in pairs
+        )
+    except ValueError as error:
+        raise ValueError(f"text is {brief(text)}: write it as '0.22 ± 0.01'") from error
 
 # %% ../nbs/inside/79_stored_results.ipynb #cell-11
 class Table:

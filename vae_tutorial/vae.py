@@ -6,10 +6,11 @@
 __all__ = ['VAE', 'mlp_vae', 'conv_vae']
 
 # %% ../nbs/build/12_vae.ipynb #cell-03
+from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from ._guards import Count, Images, Latents, Seed, UnitImages
+from ._guards import Count, Images, Latents, Seed, Sizes, UnitImages
 from ._guards import check_architecture, checked, seeded
 from .networks import BernoulliPixels, Gaussian, StandardNormal
 from .networks import conv_decoder, conv_encoder, mlp
@@ -20,7 +21,8 @@ from .recipes import load_model, recipe, save_model
 class VAE(nn.Module):
     "Three parts that give distributions (Kingma & Welling 2014)."
 
-    def __init__(self, encoder, decoder, prior):
+    @checked
+    def __init__(self, encoder: Callable, decoder: Callable, prior: Callable):
         "From x to q(z|x); from z to p(x|z); called without arguments, p(z)."
         super().__init__()
         self.encoder, self.decoder, self.prior_part = encoder, decoder, prior
@@ -76,10 +78,11 @@ VAE.load = staticmethod(load_model)
 
 # %% ../nbs/build/12_vae.ipynb #recipes-3
 @recipe
+@checked
 def mlp_vae(
-    image_shape: tuple[int, ...] = (1, 28, 28),  # (channels, height, width)
-    latent_dim: int = 2,  # Number of latent dimensions
-    hidden: tuple[int, ...] = (128, 64),  # Units of the encoder's hidden layers
+    image_shape: Sizes = (1, 28, 28),  # (channels, height, width)
+    latent_dim: Count = 2,  # Number of latent dimensions
+    hidden: Sizes = (128, 64),  # Units of the encoder's hidden layers
 ) -> VAE:  # With Gaussian posterior, Bernoulli pixels and prior N(0, I)
     "The VAE of linear layers; the decoder has the hidden layers in reverse."
     check_architecture(image_shape, latent_dim, hidden)
@@ -91,10 +94,11 @@ def mlp_vae(
 
 # %% ../nbs/build/12_vae.ipynb #conv-2
 @recipe
+@checked
 def conv_vae(
-    image_shape: tuple[int, ...] = (3, 64, 64),  # (channels, height, width)
-    latent_dim: int = 2,  # Number of latent dimensions
-    hidden: tuple[int, ...] = (32, 64, 128),  # Channels after each halving
+    image_shape: Sizes = (3, 64, 64),  # (channels, height, width)
+    latent_dim: Count = 2,  # Number of latent dimensions
+    hidden: Sizes = (32, 64, 128),  # Channels after each halving
 ) -> VAE:  # With Gaussian posterior, Bernoulli pixels and prior N(0, I)
     "The VAE of convolutions; the decoder has the channels in reverse."
     check_architecture(image_shape, latent_dim, hidden)

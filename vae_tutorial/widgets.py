@@ -13,7 +13,7 @@ import torch
 import traitlets
 from torch import Tensor
 from torch.distributions import Normal
-from ._guards import check_images
+from ._guards import Count, check_images, checked
 from ._live import _asset, _LiveFigure, _model_and_map, _script
 from ._live import _Sliders, _Watched
 from .distributions import kl_divergence
@@ -35,6 +35,7 @@ class LatentExplorer(_LiveFigure):
         help="The point, as two numbers; set it, or watch it with `observe`.",
     ).tag(sync=True, figure=True)
 
+    @checked
     def __init__(
         self,
         vae: VAE | None = None,  # An `mlp_vae` with latent_dim=2; None: "mnist-2d"
@@ -55,6 +56,7 @@ class DigitPad(_LiveFigure):
         help="In nats: mean, sd, reconstruction, kl, elbo, log_likelihood."
     ).tag(sync=True)
 
+    @checked
     def __init__(
         self,
         vae: VAE | None = None,  # Of 28 x 28 images, latent_dim=2; None: "mnist-2d"
@@ -86,15 +88,15 @@ class TrainingFilm(_LiveFigure):
 class TrainingPanel(_Watched):
     "Train a VAE and watch: start, pause and stop; curves and reconstructions."
 
+    @checked
     def __init__(
         self,
         images: Tensor,  # Training images in [0, 1], shape (n, channels, height, width)
         validation: Tensor,  # Images to reconstruct and to report on after each epoch
-        log_every: int = 20,  # Steps between reports
+        log_every: Count = 20,  # Steps between reports
     ):
         "Raises `TypeError` or `ValueError` for bad images."
-        for split in (images, validation):
-            check_images(split, images.shape[1:])
+        _check_parts(images, validation)
         self.images, self.validation, self.log_every = images, validation, log_every
         self.vae, self.history, self.thread, self._drawn_at = None, [], None, 0.0
         self._go, self._stop = threading.Event(), threading.Event()
@@ -127,6 +129,14 @@ class TrainingPanel(_Watched):
         "Return when the training has ended."
         if self.thread is not None:
             self.thread.join()
+
+# %% ../nbs/inside/86_live_figures.ipynb #cell-32-a
+def _check_parts(images, validation):
+    "Raise unless both are images in [0, 1], of one shape."
+    check_images(images, images.shape[1:])
+    if validation.shape[1:] != images.shape[1:]:
+        raise ValueError("validation and images differ in the shape of an image")
+    check_images(validation, images.shape[1:], name="validation")
 
 # %% ../nbs/inside/86_live_figures.ipynb #kl-sliders
 def _draw_gaussians(axes, mean_of_q, log_variance_of_q, mean_of_p, log_variance_of_p):
