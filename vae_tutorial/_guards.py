@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Images', 'UnitImages', 'Greys', 'Scored', 'Pixels', 'Latents', 'Model', 'ImageModel', 'Count', 'Seed', 'Positive',
-           'PathLike', 'Sizes', 'PixelKind', 'check_tensor', 'check_images', 'check_unit_interval', 'check_model',
-           'check_latents', 'check_event', 'check_count', 'check_seed', 'check_number', 'check_path', 'check_sizes',
-           'shown', 'brief', 'check_architecture', 'check_size_of_network', 'check_layers', 'check_halvings',
-           'check_num_validation', 'check_means', 'check_event_dims', 'check_same_batch', 'check_one_each',
-           'check_resolution', 'check_comparable', 'check_rows', 'check_plane', 'check_table', 'check_columns',
-           'check_axes', 'check_dims', 'check_labels', 'check_drawable', 'check_pairs', 'check_history', 'seeded',
-           'unchecked', 'checked']
+           'Weight', 'PathLike', 'Sizes', 'PixelKind', 'check_tensor', 'check_images', 'check_unit_interval',
+           'check_model', 'check_latents', 'check_event', 'check_count', 'check_seed', 'check_number', 'check_path',
+           'check_sizes', 'shown', 'brief', 'check_architecture', 'check_size_of_network', 'check_layers',
+           'check_halvings', 'check_num_validation', 'check_means', 'check_event_dims', 'check_same_batch',
+           'check_one_each', 'check_resolution', 'check_comparable', 'check_rows', 'check_plane', 'check_table',
+           'check_columns', 'check_axes', 'check_dims', 'check_labels', 'check_drawable', 'check_pairs',
+           'check_history', 'seeded', 'unchecked', 'checked']
 
 # %% ../nbs/inside/80_guards.ipynb #imports
 import functools
@@ -40,6 +40,7 @@ ImageModel = Annotated[Any, "has encode(x), decode(z), prior, image_shape, param
 Count = Annotated[int, "1 or more"]
 Seed = Annotated[int, "fits into 64 bits"]
 Positive = Annotated[float, "above 0"]
+Weight = Annotated[float, "0 or more"]
 PathLike = Annotated[str | Path, "names a file or folder"]
 Sizes = Annotated[tuple[int, ...] | list[int], "whole numbers, each 1 or more"]
 PixelKind = Literal["binary", "grey"]
@@ -509,12 +510,12 @@ def check_labels(
         )
 
 # %% ../nbs/inside/80_guards.ipynb #drawing-1-b
-def _check_drawn_values(images):
+def _check_drawn_values(images, name="images"):
     "Raise `ValueError` for pixels from 0 to 255, which would all be drawn as ink."
     largest = images.nan_to_num(posinf=torch.inf).amax().item()
     if largest >= 2:  # a little above 1 may be the mean of a Gaussian pixel
         raise ValueError(
-            f"images has values up to {largest:g}, drawn as if they were 1: divide "
+            f"{name} has values up to {largest:g}, drawn as if they were 1: divide "
             "pixels from 0 to 255 by 255"
         )
 
@@ -562,6 +563,8 @@ def check_pairs(
             f"originals has shape {tuple(originals.shape)} but reconstructions "
             f"{tuple(reconstructions.shape)}: they must be equal"
         )
+    _check_drawn_values(originals, "originals")
+    _check_drawn_values(reconstructions, "reconstructions")
 
 # %% ../nbs/inside/80_guards.ipynb #drawing-4
 def check_history(
@@ -607,6 +610,7 @@ def _check_scored(kind, name, value, distribution):
 _CHECKS = {
     Count: functools.partial(check_count, most=10**6),
     Positive: functools.partial(check_number, above=True),
+    Weight: check_number,
     Seed: lambda name, value: check_seed(value, name),
     PathLike: check_path,
     Sizes: check_sizes,
@@ -675,6 +679,7 @@ def seeded(
 
 # %% ../nbs/inside/80_guards.ipynb #switch-2
 _CHECKING = ContextVar("checking", default=True)
+_OUTERMOST = ContextVar("outermost", default=True)  # called by the user himself
 
 
 @contextmanager
@@ -700,15 +705,26 @@ def checked(function):
         given = signature.bind(*args, **kwargs).arguments
         model = given.get("self", given.get("model"))
         _check_all(given, kinds, signature, model)
-        try:
-            return _refuse_nan(typed(*args, **kwargs), function, given)
-        except TypeCheckError as error:
-            raise _in_short(error, function, _tensors(given)) from None
-        except (RuntimeError, ValueError) as error:
-            _refuse_sizes(error, _tensors(given), model)
-            raise
+        with _named(function, given, model) as outermost:
+            result = typed(*args, **kwargs)
+        return _refuse_nan(result, function, given) if outermost else result
 
     return call
+
+# %% ../nbs/inside/80_guards.ipynb #decorator-2-a
+@contextmanager
+def _named(function, given, model):
+    "Errors in the names of the arguments; yields whether the user made this call."
+    token = _OUTERMOST.set(False)
+    try:
+        yield token.old_value in (True, token.MISSING)
+    except TypeCheckError as error:
+        raise _in_short(error, function, _tensors(given)) from None
+    except (RuntimeError, ValueError) as error:
+        _refuse_sizes(error, _tensors(given), model)
+        raise
+    finally:
+        _OUTERMOST.reset(token)
 
 # %% ../nbs/inside/80_guards.ipynb #decorator-3
 def _alias(annotation):

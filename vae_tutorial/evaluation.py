@@ -66,7 +66,7 @@ def active_units(
 ) -> Tensor:  # True for each active unit, shape (latent_dim,)
     "Dimensions whose posterior mean varies over the data (Burda et al. 2016, sec. 5)."
     check_means(means, threshold)
-    return means.var(0, correction=0) > threshold
+    return means.var(0, correction=0) > float(threshold)
 
 # %% ../nbs/build/14_evaluation.ipynb #helpers
 #| code-fold: true

@@ -9,6 +9,7 @@ __all__ = ['gradients_by_hand', 'works_by_hand', 'step_by_hand']
 import math
 import torch
 from torch import Tensor, nn
+from ._guards import Weight, checked
 from .kernels import Linear, _sum_of_logs, product
 from .networks import BernoulliPixels, Gaussian, StandardNormal
 from .objectives import ElboTerms, WeightedTerms, elbo
@@ -114,6 +115,8 @@ def _looks_known(model):
     modules, parameters = list(model.modules()), list(model.parameters())
     if any(type(m) not in _KNOWN or _is_patched(m) for m in modules):
         return False
+    if not all(map(_is_plain, parameters)):
+        return False
     if type(model) is not VAE or any(buffer.any() for buffer in model.buffers()):
         return False  # the prior is not N(0, I)
     owned = _owned(model.encoder) + _owned(model.decoder)
@@ -121,7 +124,6 @@ def _looks_known(model):
         _by_turns(model.encoder)
         and _by_turns(model.decoder)
         and list(map(id, owned)) == list(map(id, parameters))
-        and all(map(_is_plain, parameters))
         and not any(map(_has_hooks, [*modules, *parameters, nn.modules.module]))
     )
 
@@ -176,6 +178,7 @@ def _difference(model, batch, objective, beta):
     return torch.stack(terms + gradients).max().item()
 
 
+@checked
 def works_by_hand(
     model: nn.Module,  # Any model
 ) -> bool:  # Whether `gradients_by_hand` finds what autograd finds
@@ -202,9 +205,10 @@ def _compare(model, batch, objective, beta):
         )
 
 # %% ../nbs/practice/65_gradients_by_hand.ipynb #step-2
+@checked
 def step_by_hand(
     model: nn.Module,  # What will be trained
-    beta: float | None = None,  # Weight of the KL; None maximizes the ELBO
+    beta: Weight | None = None,  # Weight of the KL; None maximizes the ELBO
 ):  # A step for `fit`
     "A step without autograd. Raises `ValueError` for a model that it does not know."
     run = (None, None)  # of which the first batch was compared
