@@ -52,12 +52,12 @@ def evaluate(
         posteriors = [model.encode(batch) for batch in batches]
     model.train(was_training)
     elbos, *others = (torch.cat(term).cpu().double() for term in zip(*terms))
-    bound, error = elbos.mean().item(), None
+    bound, error = _finite(elbos.mean().item()), None
     if len(images) > 1:
         error = elbos.std().item() / len(images) ** 0.5
     parts = [other.mean().item() for other in others]
     about = _about_the_code(posteriors, model.prior)
-    return Evaluation(_finite(bound), error, *parts, *about, len(images), pixels)
+    return Evaluation(bound, error, *parts, *about, len(images), pixels)
 
 # %% ../nbs/build/14_evaluation.ipynb #cell-07
 def active_units(
