@@ -11,6 +11,7 @@ import time
 from typing import Callable
 import torch
 from torch import Tensor, nn
+from .._guards import nan_passes
 from . import probes_picture as picture
 from . import probes_posterior as posterior
 from . import probes_training as training
@@ -83,9 +84,10 @@ def diagnose(
     batch = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     _check_settings(beta, evaluate, optimizer)
     _check_batch(model, batch)
-    model, objective = _called(getattr(model, "_orig_mod", model), loss, batch)
     asked = dict(optimizer=optimizer, evaluate=evaluate, beta=beta)
-    return Diagnosis(sorted(_findings(model, objective, batch, asked), key=_rank))
+    with nan_passes():
+        model, objective = _called(getattr(model, "_orig_mod", model), loss, batch)
+        return Diagnosis(sorted(_findings(model, objective, batch, asked), key=_rank))
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-10
 def _rank(finding):
