@@ -180,7 +180,7 @@ def plot_latent_map(
     check_dims(dims, means.shape[1])
     check_axes(axes)
     axes = axes or plt.figure(figsize=(6.2, 5)).gca()
-    points, labels = _plane(means.detach().cpu(), dims), labels.cpu()
+    points, labels = _plane(means.detach().cpu().float(), dims), labels.cpu()
     for digit in labels.unique().tolist():
         look = {"color": DIGIT_COLORS[digit % 10], "label": str(digit)}
         own = points[labels == digit]
