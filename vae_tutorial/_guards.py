@@ -648,6 +648,7 @@ def _in_short(error, function, tensors):
 
 # %% ../nbs/inside/80_guards.ipynb #decorator-3-a
 _MISFIT = "size of tensor|broadcast|shapes? .*multipl|of 0 elements|the constraint"
+_MISFIT += "|not implemented for"
 
 
 def _refuse_sizes(error, tensors, model):
@@ -657,7 +658,7 @@ def _refuse_sizes(error, tensors, model):
     like = _own_tensor(model)
     own = {} if like is None else {"the model's own": like}
     listed = _listed(tensors | own)
-    raise ValueError(f"shapes or values do not fit together: {listed}") from error
+    raise ValueError(f"shapes, dtypes or values do not fit together: {listed}") from error
 
 
 def _listed(tensors):
