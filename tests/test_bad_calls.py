@@ -140,7 +140,7 @@ def calls(folder):
     trained = {"model": MODEL, "images": IMAGES, "validation": IMAGES, "epochs": 1}
     trained |= {"batch_size": 8, "learning_rate": 1e-3, "pixels": "binary", "seed": 0}
     trained |= {"log_every": 100, "log": None, "callback": None, "labels": None}
-    trained |= {"objective": objectives.elbo, "checkpoint": None}
+    trained |= {"objective": with_labels, "checkpoint": None}
     reduced = {"reconstruction": "sum", "kl": "sum", "weight": 1.0}
     shown = {"images": IMAGES, "columns": 4, "title": "", "width": None, "axes": None}
     compared = {"originals": IMAGES, "reconstructions": IMAGES, "columns": 4}
@@ -285,6 +285,10 @@ def build_line(slope=1.0):
     return nn.Linear(1, 1)
 
 
+def with_labels(model, x, labels=None):
+    return objectives.elbo(model, x)
+
+
 def decode_mean(z):
     return MODEL.decode(z).mean
 
@@ -387,6 +391,8 @@ def draw(chance, arguments):
         same = damaged(arguments[name])
         pool = same if same and chance.random() < 0.6 else anything()
         bad[name] = chance.choice(pool)
+        if name in ("log", "callback", "objective") and isinstance(bad[name], type):
+            bad[name] = None  # what a user's own function raises is the user's
     return replaced, {**arguments, **bad}
 
 

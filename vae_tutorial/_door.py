@@ -134,7 +134,7 @@ def stop_unless_finite(record, means):
         raise FloatingPointError(
             f"the {record['split']} loss is no longer finite at epoch "
             f"{record['epoch']}, step {record['step']}: {record}. Likely causes: too "
-            "high a learning_rate, or weights that were not finite at the start"
+            "high a learning_rate, or a model not finite at the start"
         )
 
 # %% ../nbs/inside/76_the_door.ipynb #history

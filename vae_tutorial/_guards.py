@@ -82,7 +82,7 @@ def check_images(
     check_tensor(name, images)
     if images.shape[1:] != tuple(image_shape):
         raise ValueError(_shape_complaint(name, images, tuple(image_shape)))
-    if len(images) == 0:
+    if images.ndim == 0 or images.numel() == 0:
         raise ValueError(f"{name} is empty: it must hold at least one image")
     if values:
         check_unit_interval(name, images)
@@ -230,7 +230,8 @@ def check_path(
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
         encoded = b""
-    if not encoded or b"\0" in encoded:
+    longest = max(map(len, encoded.split(b"/")))
+    if not encoded or b"\0" in encoded or longest > 255 or len(encoded) > 4095:
         raise ValueError(f"{name} is {brief(path)}: no file has such a name")
 
 # %% ../nbs/inside/80_guards.ipynb #check-sizes
@@ -451,12 +452,21 @@ def check_table(
     x: Tensor,  # Data, shape (n, data_dim)
     latent_dim: int,  # To be fitted
 ) -> None:
-    "Raise `ValueError` for data that no linear-Gaussian model can be fitted to."
-    check_count("latent_dim", latent_dim, most=max(1, x.shape[1] - 1))
-    if len(x) < 2 or x.shape[1] < 2 or not x.isfinite().all():
+    "Raise for data that no linear-Gaussian model can be fitted to."
+    check_count("latent_dim", latent_dim)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x is {x.dtype}: convert it with x.float()")
+    fits = len(x) > 1 and x.shape[1] > latent_dim
+    if not fits or not x.isfinite().all():
         raise ValueError(
-            f"x has shape {tuple(x.shape)}: it must be (n, data_dim), at least two "
-            "rows and columns of finite numbers"
+            f"x has shape {tuple(x.shape)}: it must be (n, data_dim) of finite "
+            f"numbers, n above 1 and data_dim above latent_dim, {latent_dim}"
+        )
+    directions = torch.linalg.matrix_rank(x.double() - x.double().mean(0))
+    if directions <= latent_dim:
+        raise ValueError(
+            f"x varies in {directions} directions only: no noise is left beyond "
+            f"latent_dim, {latent_dim}"
         )
 
 # %% ../nbs/inside/80_guards.ipynb #drawing-0
@@ -504,6 +514,7 @@ def check_labels(
     is_tensor = isinstance(labels, Tensor)
     if not is_tensor or labels.is_floating_point() or labels.is_complex():
         raise TypeError("labels must be a torch.Tensor of whole numbers")
+    _check_values("labels", labels)
     if labels.shape != means.shape[:1]:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)} for {len(means)} means: one each"
@@ -762,6 +773,7 @@ def _in_short(error, function, tensors):
 
 # %% ../nbs/inside/80_guards.ipynb #decorator-3-a
 _MISFIT = "size of tensor|broadcast|shapes? .*multipl|of 0 elements|the constraint"
+_MISFIT += "|not implemented for"
 
 
 def _refuse_sizes(error, tensors, model):
@@ -771,7 +783,7 @@ def _refuse_sizes(error, tensors, model):
     like = _own_tensor(model)
     own = {} if like is None else {"the model's own": like}
     listed = _listed(tensors | own)
-    raise ValueError(f"shapes or values do not fit together: {listed}") from error
+    raise ValueError(f"shapes, dtypes or values do not fit together: {listed}") from error
 
 
 def _listed(tensors):

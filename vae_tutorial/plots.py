@@ -180,7 +180,7 @@ def plot_latent_map(
     check_dims(dims, means.shape[1])
     check_axes(axes)
     axes = axes or plt.figure(figsize=(6.2, 5)).gca()
-    points, labels = _plane(means.detach().cpu(), dims), labels.cpu()
+    points, labels = _plane(means.detach().cpu().float(), dims), labels.cpu()
     for digit in labels.unique().tolist():
         look = {"color": DIGIT_COLORS[digit % 10], "label": str(digit)}
         own = points[labels == digit]
@@ -245,6 +245,11 @@ def show_manifold(
     with torch.no_grad():
         images = decode(latent_grid(num, latent_dim, dims))
     check_tensor("what decode returns", images)
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"decode returns the shape {tuple(images.shape)}: it must be "
+            "(n, 1 or 3, height, width)"
+        )
     axes = show_images(images, columns=num, width=5.4, axes=axes)
     _label_manifold(axes, num, images.shape[-1] + 1, latent_dim == 1, dims)
     return axes

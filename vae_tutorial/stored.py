@@ -8,6 +8,7 @@ __all__ = ['stored', 'store', 'one_per_seed', 'mean_and_error', 'plus_minus', 'a
 # %% ../nbs/inside/79_stored_results.ipynb #cell-03
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 import torch
@@ -18,7 +19,7 @@ from .files import write_bytes
 # %% ../nbs/inside/79_stored_results.ipynb #cell-05
 @checked
 def stored(
-    name: str,  # Of the file, without .json
+    name: PathLike,  # Of the file, without .json
     folder: PathLike = "../results",  # Where it lies
 ) -> dict:  # Rows by key
     "All experiments of a results file. Raises `OSError` where there are none."
@@ -31,14 +32,14 @@ def stored(
 
 @checked
 def store(
-    name: str,  # Of the file, without .json
+    name: PathLike,  # Of the file, without .json
     key: str,  # Of the experiment
     rows: Any,  # What JSON can hold
     folder: PathLike = "../results",  # Where the file lies
 ) -> None:
     "Put one experiment into a results file, beside the others."
     path = Path(folder) / f"{name}.json"
-    before = stored(name, folder) if path.name and path.exists() else {}
+    before = stored(name, folder) if os.path.exists(path) else {}
     try:
         text = json.dumps(before | {key: rows}, indent=1) + "\n"
     except (TypeError, ValueError) as error:
@@ -91,7 +92,7 @@ def plus_minus(
     scale: float | int = 1,  # Multiplies both numbers
 ) -> str:
     "Mean ± standard error as text."
-    if not 0 <= digits <= 20:
+    if type(digits) is not int or not 0 <= digits <= 20:
         raise ValueError(f"digits is {brief(digits)}: it must be from 0 to 20")
     parts = [float(scale) * value for value in mean_and_error(values)]
     return " ± ".join(f"{v:.{digits}f}" for v in parts if v == v).replace("-", "−")
