@@ -783,7 +783,7 @@ def _refuse_sizes(error, tensors, model):
     like = _own_tensor(model)
     own = {} if like is None else {"the model's own": like}
     listed = _listed(tensors | own)
-    raise ValueError(f"shapes, dtypes or values do not fit together: {listed}") from error
+    raise ValueError(f"shapes, dtypes or values do not fit: {listed}") from error
 
 
 def _listed(tensors):
