@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from vae_tutorial.checkpoints import Checkpoint
 from vae_tutorial.cli import app
-from vae_tutorial.files import FolderLock, read_safetensors, save_weights
-from vae_tutorial.files import write_bytes, write_safetensors
+from vae_tutorial.files import read_safetensors, save_weights
+from vae_tutorial.files import write_bytes
 from vae_tutorial.training import fit
 from vae_tutorial.vae import VAE, mlp_vae
 

@@ -172,8 +172,8 @@ MUTATIONS = [  # module, right, wrong
     ("linear_gaussian", "cov(correction=0)", "cov(correction=20)"),
     (
         "evaluation",
-        "means.var(0, correction=0) > threshold",
-        "means.std(0, correction=0) > threshold",
+        "means.var(0, correction=0) > float(threshold)",
+        "means.std(0, correction=0) > float(threshold)",
     ),
     ("evaluation", "elbos.std().item() / len(images) ** 0.5", "elbos.std().item()"),
     (

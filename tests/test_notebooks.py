@@ -31,6 +31,7 @@ LAYERS = [
     {"fast", "processes", "diagnosis", "_live"},
     {"widgets"},
     {"cli"},
+    {"entrance"},
 ]
 NEVER = {  # what must not know each other, though their layers would allow it
     "training": {"fast", "processes", "checkpoints", "files", "vae"},
