@@ -8,7 +8,6 @@ __all__ = ['LabelledImages', 'Splits', 'load_mnist', 'binarize']
 # %% ../nbs/build/10_data.ipynb #cell-03
 from typing import NamedTuple
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from ._guards import Greys, PathLike, Seed, check_num_validation, checked
 from ._mnist import read_dataset
