@@ -316,9 +316,6 @@ LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why
     "product": "runs in each layer of each step, unchecked for speed",
     "bernoulli_log_prob": "likewise",
     "gradients_by_hand": "likewise: step_by_hand has looked at the model before",
-    "write_bytes": "the package passes its own bytes",
-    "parse_json": "a ValueError of json's, which its callers turn into their own",
-    "save_weights": "a module on the device meta; save_model refuses it",
 }
 
 

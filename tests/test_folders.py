@@ -278,7 +278,10 @@ def test_a_power_loss_loses_nothing_that_was_there(disk, tmp_path):
 def test_two_trainings_never_share_a_folder(tmp_path):
     data, out = write_tiny_data(tmp_path / "data"), tmp_path / "run"
     command = [sys.executable, "-c", WRITER.replace("300", "30"), out, data]
-    where = {"cwd": Path(__file__).parent, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    where = {
+        "cwd": Path(__file__).parent,
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+    }
     first = subprocess.Popen(command, **where)
     while not (out / ".lock.json").exists():
         assert first.poll() is None
@@ -475,7 +478,10 @@ def test_every_option_with_every_bad_value_is_named(
     before = content(out)
     for option in options_of(command):
         for value in BAD:
-            if option in ("--seed", "--beta", "--epochs", "--num") and value == "1000000":
+            if (
+                option in ("--seed", "--beta", "--epochs", "--num")
+                and value == "1000000"
+            ):
                 continue  # a good value, or a long one
             if command == "train":
                 arguments = ["train", "--out", tmp_path / "new", "--data-dir", data]

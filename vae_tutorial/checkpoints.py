@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 import torch
-from ._guards import PathLike, checked
+from ._guards import PathLike, checked, shown
 from .files import FolderLock, parse_json, read_safetensors
 from .files import write_bytes, write_safetensors
 
@@ -67,12 +67,13 @@ def _history(metadata, settings, path):
     except (*_BAD, LookupError, OverflowError) as error:
         remedy = "take an earlier copy, or start in another folder"
         raise ValueError(
-            f"{path} is not a complete training checkpoint ({error!r:.200}): {remedy}"
+            f"{shown(path)} is not a complete training checkpoint ({error!r:.200}): "
+            f"{remedy}"
         ) from error
     if changed:
         raise ValueError(
-            f"cannot resume from {path} with other settings: {'; '.join(changed)}. "
-            "Use the old ones, or start in another folder."
+            f"cannot resume from {shown(path)} with other settings: "
+            f"{'; '.join(changed)}. Use the old ones, or start in another folder."
         )
     return records
 
@@ -105,8 +106,8 @@ def _refuse_nan(tensors, records, path):
             after = records[-1] if records else "no step at all"
             raise FloatingPointError(
                 f"{name} is no longer finite after {after}. The usual cause is too "
-                f"high a learning_rate. {path} was not changed: it holds the last "
-                "good state, if there was one"
+                f"high a learning_rate. {shown(path)} was not changed: it holds the "
+                "last good state, if there was one"
             )
 
 # %% ../nbs/inside/82_checkpoints.ipynb #doors-3
@@ -136,7 +137,7 @@ def _check_tensors(tensors, model, path):
     ]
     if misfits or not _is_random_state(tensors["random.cpu"]):
         raise ValueError(
-            f"{path} is damaged or holds a model of another architecture "
+            f"{shown(path)} is damaged or holds a model of another architecture "
             f"({(misfits or ['random.cpu'])[0]} does not fit): build the same one, or "
             "start in another folder"
         )
@@ -184,8 +185,8 @@ def _append(metrics, record):
         os.fsync(metrics.fileno())
     except OSError as error:
         raise OSError(
-            f"cannot write {metrics.name}: {error}. Make room and resume: the last "
-            "complete epoch is safe in checkpoint.safetensors."
+            f"cannot write {shown(metrics.name)}: {error}. Make room and resume: the "
+            "last complete epoch is safe in checkpoint.safetensors."
         ) from error
 
 # %% ../nbs/inside/82_checkpoints.ipynb #checkpoint

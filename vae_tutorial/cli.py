@@ -23,7 +23,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from ._guards import check_count, check_number, check_seed
+from ._guards import check_count, check_number, check_seed, shown
 from .checkpoints import Checkpoint
 from .data import binarize, load_mnist
 from .diagnosis import diagnose
@@ -101,10 +101,8 @@ def _as_typed(message):
 
 def _say(text, err=False):
     "Print; what a terminal would obey, or cannot print, is printed as its code."
-    spaces = {"\n", "\u00a0", "\u3000"}
-    seen = (c if c.isprintable() or c in spaces else ascii(c)[1:-1] for c in str(text))
     with suppress(OSError):  # nobody reads it
-        typer.echo("".join(seen), err=err)
+        typer.echo("\n".join(map(shown, str(text).split("\n"))), err=err)
 
 # %% ../nbs/inside/79_commands.ipynb #folder-2
 PICTURES = (
@@ -203,14 +201,13 @@ _SETTINGS = {
 def _read_config(folder):
     "Settings of the run in `folder`. Raises `FileNotFoundError` or `ValueError`."
     path = Path(folder) / "config.json"
-    text = _settings_text(path) or _kept_settings(folder)
-    if not text and not path.is_file():
+    if not path.is_file() and not _kept_settings(folder):
         raise FileNotFoundError(
             f"{folder} is not a run folder (no config.json in it): "
             f"train one with vae-tutorial train --out {folder}"
         )
     try:
-        return _checked_config(text)
+        return _checked_config(_settings_text(path) or _kept_settings(folder))
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged or incomplete ({error}): restore it, or train again "
@@ -223,7 +220,7 @@ def _settings_text(path):
     if not path.is_file():
         return ""
     if path.stat().st_size > 100_000:
-        return "too large"
+        raise ValueError("it is too large")
     return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
 
 
@@ -527,19 +524,20 @@ def train(
     asked = {n for n in config if context.get_parameter_source(n).name == "COMMANDLINE"}
     device = _device(device)
     first = join_processes(device) == 0
-    open_run = functools.partial(_opened, out, config, asked, resume, overwrite)
-    resuming, config = agree(first and open_run())
-    _run(out, config, resuming, device, data_dir, open_run)
+    opened = first and _opened(out, config, asked, resume, overwrite)
+    resuming, config = agree(opened)
+    look = functools.partial(_has_run, out, resume, overwrite)
+    _run(out, config, resuming, device, data_dir, look)
 
 # %% ../nbs/inside/79_commands.ipynb #train-2b
-def _run(out, config, resuming, device, data_dir, open_run):
+def _run(out, config, resuming, device, data_dir, look):
     "Train with these settings; nothing is written before all is looked at."
     _check_settings(config)
     splits = _load(config, data_dir)
     vae = _made(config, splits, device)
 
     def start():  # called by `fit` when nothing can be refused any more
-        if open_run()[0] != resuming:
+        if look() != resuming:
             raise FileExistsError(f"--out {out} was changed by somebody else just now")
         keep = ("checkpoint.safetensors", "metrics.jsonl") if resuming else ()
         _start_run(out, config, keep)

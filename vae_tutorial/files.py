@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
-from ._guards import PathLike, checked
+from ._guards import PathLike, checked, shown
 
 # %% ../nbs/inside/81_files.ipynb #write
 @checked
@@ -53,9 +53,10 @@ def _in_order(content):
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 # %% ../nbs/inside/81_files.ipynb #write-bytes
+@checked
 def write_bytes(
     content: bytes,  # What to write
-    path: str | Path,  # File to write
+    path: PathLike,  # File to write
 ) -> Path:  # The file
     "Write atomically. Raises `OSError`, with the remedy, when that fails."
     path = Path(path)
@@ -68,7 +69,7 @@ def write_bytes(
         _flush_folder(path.parent)
     except OSError as error:
         remedy = "Choose a folder that exists, can be written and has room."
-        raise OSError(f"cannot write {path}: {error}. {remedy}") from error
+        raise OSError(f"cannot write {shown(path)}: {error}. {remedy}") from error
     finally:
         with suppress(OSError):
             partial.unlink()  # there only when something went wrong
@@ -156,7 +157,7 @@ def read_safetensors(
     Raises `FileNotFoundError`, or `ValueError` for a pickle or a damaged file."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {shown(path)}")
     _refuse_pickle(path)
     try:
         tensors, metadata = _read_all(path)
@@ -165,8 +166,8 @@ def read_safetensors(
         return tensors, metadata
     except (SafetensorError, OSError, RuntimeError, *_DAMAGE) as error:
         raise ValueError(
-            f"{path} is not a complete safetensors file ({error}): it may be cut "
-            "short. Save it again, or take an earlier copy."
+            f"{shown(path)} is not a complete safetensors file ({error}): it may be "
+            "cut short. Save it again, or take an earlier copy."
         ) from error
 
 # %% ../nbs/inside/81_files.ipynb #read-2
@@ -197,22 +198,23 @@ def _refuse_pickle(path):
     is_json = start[8:] == b"{"  # a safetensors header is JSON after eight bytes
     if not is_json and start.startswith((b"PK\x03\x04", b"\x80")):
         raise ValueError(
-            f"{path} is a pickle (torch.save): it could run any code, so it is not "
-            "opened. If you trust it, load it yourself with "
+            f"{shown(path)} is a pickle (torch.save): it could run any code, so it is "
+            "not opened. If you trust it, load it yourself with "
             "torch.load(..., weights_only=True) and save it with save_weights."
         )
 
 # %% ../nbs/inside/81_files.ipynb #json
+@checked
 def parse_json(
     text: str,  # JSON that may come from a stranger
 ) -> object:  # What it says
     "Strict JSON: `ValueError` also for double keys, NaN, infinity, deep nesting."
-    if not isinstance(text, str):
-        raise TypeError(f"text is a {type(text).__name__}: it must be text")
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("the text is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"the text is no JSON: {error}") from error
 
 
 def _unique(pairs):
@@ -253,6 +255,8 @@ def load_weights(
 def _check_module(module):
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is a {type(module).__name__}: pass a torch.nn.Module")
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        raise ValueError("module is on the device meta, without numbers: move it")
 
 
 def check_fit(
@@ -268,8 +272,8 @@ def check_fit(
     misfits = [f"{n}: file {here}, model {own}" for n, here, own in both if here != own]
     if misfits:
         raise ValueError(
-            f"{path} holds weights of another architecture; {len(misfits)} do not "
-            f"fit, for example {misfits[0]}. Build the model with the sizes it was "
+            f"{shown(path)} holds weights of another architecture; {len(misfits)} do "
+            f"not fit, for example {misfits[0]}. Build the model with the sizes it was "
             "saved with; VAE.load does so by itself."
         )
 
@@ -285,7 +289,7 @@ def check_finite(
     for name, tensor in tensors.items():
         if tensor.dtype not in _FLOATS or not tensor.isfinite().all():
             raise ValueError(
-                f"{path} is damaged: {name} ({tensor.dtype}) must hold finite "
+                f"{shown(path)} is damaged: {name} ({tensor.dtype}) must hold finite "
                 "floats. Save the model again, or take an earlier copy."
             )
 
@@ -309,12 +313,14 @@ class FolderLock:
             self.lock.acquire(timeout=0)
         except Timeout:
             raise OSError(
-                f"{self.folder} is in use by another training"
+                f"{shown(self.folder)} is in use by another training"
                 f"{_holder(self.note)}: wait until it ends, or choose another folder"
             ) from None
         except OSError as error:
-            remedy = "Choose a folder that can be written and has room."
-            raise OSError(f"cannot write {self.folder}: {error}. {remedy}") from error
+            raise OSError(
+                f"cannot write {shown(self.folder)}: {error}. Choose a folder that can "
+                "be written and has room."
+            ) from error
         write_bytes(json.dumps({"process": os.getpid()}).encode(), self.note)
 
     def release(self):
@@ -327,7 +333,7 @@ class FolderLock:
 def _refuse_special(path):
     "Raise `OSError` where a link lies, a pipe or the like."
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-        raise OSError(f"{path} is no ordinary file: remove it")
+        raise OSError(f"{shown(path)} is no ordinary file: remove it")
 
 
 def _holder(note):
