@@ -11,7 +11,7 @@ import sys
 
 # %% ../nbs/inside/79_entrance.ipynb #main
 def main():
-    "The command `vae-tutorial`: status 130 after Ctrl-C, whenever it is pressed."
+    "The command `vae-tutorial`; Ctrl-C before it begins ends it with status 130."
     try:
         _lend_outputs()
         from vae_tutorial.cli import app
