@@ -255,10 +255,8 @@ def shown(
     name,  # A path, or an error that may repeat one
 ) -> str:  # The same, safe to print
     "What could steer a terminal, or is no text, is written as an escape."
-    spaces = "\u00a0\u3000"  # which people have in the names of folders
     return "".join(
-        c if c.isprintable() or c in spaces else c.encode("unicode_escape").decode()
-        for c in str(name)
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name)
     )
 
 
