@@ -70,3 +70,16 @@ def test_wheel_installs_in_an_empty_environment_and_trains(wheel, tmp_path):
         check=True,
     )
     assert Path(found.stdout.strip()).is_relative_to(tmp_path / "env")
+
+
+def test_nothing_lies_in_the_repository_that_does_not_belong_there():
+    "A test or a command run at the root leaves folders behind: they are no source."
+    listed = ["git", "ls-files", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout
+    first = {name.split(b"/")[0].decode() for name in names.split(b"\0") if name}
+    known = {"nbs", "vae_tutorial", "tests", "tools", "bench", "Makefile", "setup.py"}
+    known |= {".ci", ".github", ".gitattributes", ".gitignore", "settings.ini"}
+    known |= {".pre-commit-config.yaml", "MANIFEST.in", "CITATION.cff"}
+    assert {
+        name for name in first if not name.endswith((".md",)) and name != "LICENSE"
+    } <= known
