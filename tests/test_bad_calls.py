@@ -266,6 +266,7 @@ def calls(folder):
         stored.mean_and_error: {"values": [1.0, 2.0]},
         stored.plus_minus: {"values": [1.0, 2.0], "digits": 2, "scale": 1},
         stored.agrees: {"text": "1.50 ± 0.50", "values": [1.0, 2.0]},
+        widgets.Pipeline: {"vae": None, **dots},
         widgets.LatentExplorer: {"vae": None, **dots},
         widgets.DigitPad: {"vae": None, **dots},
         widgets.TrainingPanel: {
@@ -296,8 +297,9 @@ def decode_mean(z):
 WITHOUT = {  # what takes nothing a caller could get wrong, and why
     "use_style": "no arguments",
     "TrainingFilm": "no arguments",
-    "kl_sliders": "no arguments",
-    "reparameterization_sliders": "no arguments",
+    "BetaSlider": "no arguments",
+    "KLSliders": "no arguments",
+    "ReparameterizationSliders": "no arguments",
     "rank_and_world": "no arguments",
     **dict.fromkeys(
         "LabelledImages Splits ElboTerms WeightedTerms ImportanceBound Evaluation "
@@ -514,7 +516,9 @@ def test_models_of_other_precision_work_or_are_refused(build, dtype, tmp_path):
     assert all(term.isfinite().all() for term in model.elbo(x, 2))
     assert np.isfinite(evaluation.evaluate(model, x).elbo)
     assert likelihood.log_likelihood(model, x, num_samples=5).values.isfinite().all()
-    assert likelihood.log_joint(model, x, torch.zeros(2, 2, dtype=dtype)).isfinite().all()
+    assert (
+        likelihood.log_joint(model, x, torch.zeros(2, 2, dtype=dtype)).isfinite().all()
+    )
     with pytest.raises(TypeError, match="x is torch.float32.*model"):
         model.reconstruct(IMAGES)
     likelihood.log_likelihood(model, x[:2], method="quadrature")

@@ -4,15 +4,7 @@ self-contained, legible, the lesson first, and alive.
 Another session of the same machine may be busy, so times are given room; the bars
 themselves are printed by bench/site.py."""
 
-import gzip
-import http.server
-import json
-import os
 import re
-import subprocess
-import sys
-import threading
-from functools import partial
 
 import pytest
 
@@ -20,18 +12,8 @@ pytest.importorskip("smalldocs", reason="the docs builder needs Python 3.11")
 import docs
 import nbformat
 import notebooks
-import torch
-from filelock import FileLock
+from browsing import LIVE, NOTEBOOK_OF, PAGES, ROOT, Visit
 
-from vae_tutorial.data import binarize, load_mnist
-from vae_tutorial.likelihood import log_likelihood
-from vae_tutorial.vae import VAE
-
-ROOT = docs.ROOT
-ROUTE = [path.relative_to(notebooks.NBS) for _, path in notebooks.route()]
-PAGES = [docs.page_of(path).with_suffix(".html").as_posix() for path in ROUTE]
-NOTEBOOK_OF = dict(zip(PAGES, ROUTE))
-LIVE = "inside/live_figures.html"
 LESSONS = ("start/", "concepts/", "build/", "limits/", "beyond/")
 # Pages that one opens to read code: nothing else is on them.
 OF_CODE = ("inside/", "practice/gradients_by_hand")
@@ -41,107 +23,12 @@ PENDING = {
 }
 
 
-class _Server(http.server.SimpleHTTPRequestHandler):
-    "Files with gzip, as any host of static pages sends them."
-
-    def do_GET(self):
-        path = self.translate_path(self.path.rstrip("/") or "/index.html")
-        try:
-            with open(path, "rb") as file:
-                body = file.read()
-        except OSError:
-            return self.send_error(404)
-        packed = (
-            gzip.compress(body, 6)
-            if path.endswith((".html", ".js", ".css", ".json", ".svg", ".md", ".txt"))
-            else body
-        )
-        self.send_response(200)
-        self.send_header("Content-Type", self.guess_type(path))
-        if packed is not body:
-            self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(packed)))
-        self.end_headers()
-        self.wfile.write(packed)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    "The site, built once for all test workers."
-    common = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        common = common.parent  # of this run; alone, it would be that of all runs
-    with FileLock(common / "site.lock"):
-        if not (common / "site.built").exists():
-            subprocess.run(
-                [sys.executable, ROOT / "tools" / "docs.py"], check=True, cwd=ROOT
-            )
-            (common / "site.built").touch()
-    return ROOT / "_docs"
-
-
-@pytest.fixture(scope="module")
-def address(site):
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(_Server, directory=str(site))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-class _Visit:
-    "A page, and what went wrong on it."
-
-    def __init__(self, browser, url, **options):
-        self.context = browser.new_context(**options)
-        self.page, self.problems, self.received = self.context.new_page(), [], 0
-        self.page.on(
-            "console",
-            lambda message: (
-                self.problems.append(message.text)
-                if message.type in ("error", "warning")
-                and "Canvas2D" not in message.text
-                else None
-            ),
-        )  # these tests read pixels
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on(
-            "request",
-            lambda request: (
-                self.problems.append(f"asks for {request.url}")
-                if not request.url.startswith(
-                    (url.split("/")[0] + "//" + url.split("/")[2], "data:", "blob:")
-                )
-                else None
-            ),
-        )
-        self.page.on(
-            "response",
-            lambda response: (
-                self.problems.append(f"{response.status} {response.url}")
-                if response.status >= 400
-                else None
-            ),
-        )
-        self.page.goto(url, wait_until="load")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.context.close()
-
-
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("scheme", ["http", "file"])
 def test_page_is_complete(page, scheme, browser, site, address):
     "Formulas rendered, nothing from elsewhere, no error, no wider than a phone; light."
     url = address + page if scheme == "http" else (site / page).as_uri()
-    with _Visit(browser, url, viewport={"width": 375, "height": 800}) as visit:
+    with Visit(browser, url, viewport={"width": 375, "height": 800}) as visit:
         visit.page.wait_for_function(
             "document.querySelectorAll('.math:not(:has(.katex))').length === 0"
         )
@@ -201,7 +88,7 @@ LEGIBLE = """() => {
 )
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_legible(page, scheme, browser, address):
-    with _Visit(
+    with Visit(
         browser,
         address + page,
         viewport={"width": 1300, "height": 900},
@@ -221,7 +108,7 @@ def test_links_anchors_and_files(site):
 
 def test_site_has_what_readers_expect(browser, site, address):
     "Search, theme switch, copy buttons, arrows, links to the notebook, llms.txt."
-    with _Visit(
+    with Visit(
         browser,
         address + "build/training.html",
         viewport={"width": 1300, "height": 900},
@@ -260,7 +147,7 @@ def test_site_has_what_readers_expect(browser, site, address):
 
 def test_reading_order_is_the_route(browser, address):
     "Following `next` from the first page visits every page once, in the route's order."
-    with _Visit(
+    with Visit(
         browser, address + "index.html", viewport={"width": 1300, "height": 900}
     ) as visit:
         seen = ["index.html"]
@@ -331,7 +218,7 @@ def looked_at():
 
 @pytest.mark.parametrize("page", list(looked_at()))
 def test_the_lesson_comes_first(page, browser, address):
-    with _Visit(browser, address + page) as visit:
+    with Visit(browser, address + page) as visit:
         found = list(faults(visit, page))
     assert not found, "\n".join(["", *found])
 
@@ -347,7 +234,7 @@ def test_folds_say_what_they_hold(page, browser, address):
         if notebooks.kind(cell) == "check"
     ]
     captions = [caption for cell in cells if (caption := docs.option(cell, "fig-cap"))]
-    with _Visit(browser, address + page) as visit:
+    with Visit(browser, address + page) as visit:
         checks = visit.page.locator("main details.check:not([open])")
         shown = [
             re.sub(r"\W+", " ", text).strip()
@@ -366,7 +253,7 @@ def test_folds_say_what_they_hold(page, browser, address):
 
 def test_switch_shows_all_code_and_is_remembered(browser, address):
     opened = "details.code-fold:not(.solution)[open]"
-    with _Visit(
+    with Visit(
         browser,
         address + "concepts/elbo.html",
         viewport={"width": 1366, "height": 900},
@@ -390,7 +277,7 @@ def test_switch_shows_all_code_and_is_remembered(browser, address):
 
 def test_figures_are_as_wide_as_the_column(browser, address):
     "A landscape figure of five inches or more fills the column, and none leaves it."
-    with _Visit(
+    with Visit(
         browser,
         address + "concepts/reparameterization.html",
         viewport={"width": 1366, "height": 900},
@@ -426,227 +313,3 @@ def test_every_exported_name_is_in_the_reference(site):
             and f"<code>{name}</code>" not in page
             and f">{name}</a>" not in page
         ] == []
-
-
-# ---- the live figures
-
-
-@pytest.fixture(scope="module")
-def truth():
-    "The shipped model and 100 test images."
-    vae = VAE.load("mnist-2d")
-    return vae, binarize(load_mnist().test.images, seed=0)[:100]
-
-
-@pytest.fixture(params=["http", "file"])
-def live(request, browser, site, address):
-    url = address + LIVE if request.param == "http" else (site / LIVE).as_uri()
-    with _Visit(browser, url, viewport={"width": 1300, "height": 1000}) as visit:
-        visit.page.wait_for_function(
-            "document.querySelectorAll('.live-figure[data-drawn]').length === 3"
-        )
-        yield visit
-        assert visit.problems == []
-
-
-def figure(visit, name):
-    return visit.page.locator(f".live-figure[data-figure={name}]").first
-
-
-def ink(locator):
-    return locator.evaluate(
-        """canvas => [...canvas.getContext('2d')
-        .getImageData(0, 0, canvas.width, canvas.height).data]
-        .filter((_, i) => i % 4 == 0)"""
-    )
-
-
-def test_figures_draw_within_a_second(live):
-    drawn = live.page.evaluate(
-        "[...document.querySelectorAll('.live-figure')].map(el => +el.dataset.drawn)"
-    )
-    assert (
-        len(drawn) == 3 and max(drawn) < 3000
-    )  # one second on a quiet machine: bench/site.py prints it
-
-
-def test_encoder_and_decoder_equal_pytorchs(live, truth):
-    vae, images = truth
-    with torch.no_grad():
-        q = vae.encode(images)
-    z = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
-    answer = live.page.evaluate(
-        """([images, z]) => {
-        const {loadVAE} = liveFigures.latent_explorer;
-        const vae = loadVAE(document.querySelector('.live-figure').model.get('model'));
-        const codes = images.map(x => {
-          const {mean, logVariance} = vae.encode(Float32Array.from(x));
-          return [...mean, ...logVariance];
-        });
-        return {codes, logits: z.map(z => [...vae.decode(z)])}; }""",
-        [images.flatten(1).tolist(), z.tolist()],
-    )
-    torch.testing.assert_close(
-        torch.tensor(answer["codes"]),
-        torch.cat([q.mean, q.log_variance], 1),
-        atol=1e-3,
-        rtol=1e-3,
-    )
-    with torch.no_grad():
-        logits = vae.decode(z).base_dist.logits.flatten(1)
-    torch.testing.assert_close(
-        torch.tensor(answer["logits"]), logits, atol=1e-3, rtol=1e-3
-    )
-    assert logits.std() > 1 and q.mean.std() > 0.5
-
-
-def test_elbo_and_exact_likelihood_equal_pythons(live, truth):
-    vae, images = truth
-    images = images[:10]
-    exact = log_likelihood(vae, images, method="quadrature").values
-    torch.manual_seed(0)
-    terms = vae.elbo(images, num_samples=4000)
-    answer = live.page.evaluate(
-        """async images => {
-        const {loadVAE, elbo, posteriorSolver} = liveFigures.draw_digit;
-        const vae = loadVAE(document.querySelector('.live-figure').model.get('model'));
-        const solve = posteriorSolver(vae), rows = [];
-        for (const x of images) {
-          const {reconstruction, kl} = elbo(vae, x);
-          const {logMarginal} = await solve(x, () => true);
-          rows.push([reconstruction, kl, logMarginal]);
-        }
-        return rows; }""",
-        images.flatten(1).tolist(),
-    )
-    reconstruction, kl, log_marginal = torch.tensor(answer).T
-    torch.testing.assert_close(log_marginal, exact.float(), atol=0.02, rtol=0)
-    torch.testing.assert_close(kl, terms.kl.detach(), atol=1e-3, rtol=1e-4)
-    assert (
-        reconstruction - terms.reconstruction
-    ).abs().max() < 0.6  # 4,000 samples against Gauss-Hermite
-
-
-def test_explorer_follows_mouse_and_keys(live):
-    explorer = figure(live, "latent_explorer")
-    decoded, plane = (
-        explorer.locator("canvas.live-picture").first,
-        explorer.locator("canvas.live-plane"),
-    )
-    explorer.scroll_into_view_if_needed()
-    first, box = ink(decoded), plane.bounding_box()
-    live.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    live.page.mouse.down()
-    live.page.mouse.move(
-        box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"], steps=5
-    )
-    live.page.mouse.up()
-    z = explorer.evaluate("el => el.model.get('z')")
-    half_width = explorer.evaluate(
-        "el => el.querySelector('canvas.live-plane').window.halfWidth"
-    )
-    assert abs(z[0] + 0.6 * half_width) < 0.1 and abs(z[1] - 0.4 * half_width) < 0.1
-    dragged = ink(decoded)
-    assert sum(abs(a - b) for a, b in zip(first, dragged)) > 10_000
-    vae = VAE.load("mnist-2d")
-    with torch.no_grad():
-        expected = 255 * (1 - vae.decode(torch.tensor([z])).mean.flatten())
-    assert (torch.tensor(dragged, dtype=torch.float32) - expected).abs().max() < 2
-    plane.press("ArrowRight")
-    assert abs(explorer.evaluate("el => el.model.get('z')")[0] - z[0] - 0.1) < 1e-6
-
-
-def test_explorer_follows_a_finger(browser, address):
-    with _Visit(
-        browser,
-        address + "index.html",
-        viewport={"width": 375, "height": 800},
-        has_touch=True,
-        is_mobile=True,
-    ) as visit:
-        explorer = figure(visit, "latent_explorer")
-        explorer.scroll_into_view_if_needed()
-        box = explorer.locator("canvas.live-plane").bounding_box()
-        visit.page.touchscreen.tap(
-            box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"]
-        )
-        assert explorer.evaluate("el => el.model.get('z')")[0] > 1
-
-
-READOUTS = (
-    "document.querySelector('.live-figure[data-figure=draw_digit]')"
-    ".model.get('readouts')"
-)
-
-
-def test_digit_pad_draws_scores_and_undoes(live):
-    pad = figure(live, "draw_digit")
-    pad.scroll_into_view_if_needed()
-    pad.get_by_role("button", name="Clear").click()
-    assert pad.evaluate("el => el.model.get('readouts')") == {}
-    box = pad.locator("canvas").first.bounding_box()
-
-    def stroke(points):
-        (x, y), *rest = [
-            (box["x"] + u * box["width"], box["y"] + v * box["height"])
-            for u, v in points
-        ]
-        live.page.mouse.move(x, y)
-        live.page.mouse.down()
-        for x, y in rest:
-            live.page.mouse.move(x, y, steps=8)
-        live.page.mouse.up()
-
-    stroke([(0.55, 0.15), (0.45, 0.85)])  # a one
-    live.page.wait_for_function(f"{READOUTS}.log_likelihood !== undefined")
-    one = pad.evaluate("el => el.model.get('readouts')")
-    assert (
-        one["log_likelihood"] > one["elbo"] > -120
-        and abs(one["elbo"] - one["reconstruction"] + one["kl"]) < 1e-6
-    )
-    seen = [1 - value / 255 for value in ink(pad.locator("canvas.live-picture").nth(1))]
-    rows = [sum(seen[28 * r : 28 * r + 28]) for r in range(28)]
-    assert (
-        set(seen) <= {0.0, 1.0} and 18 <= sum(row > 0 for row in rows) <= 21
-    )  # fits 20 x 20
-    centre = (
-        sum(r * row for r, row in enumerate(rows)) / sum(rows),
-        sum((i % 28) * value for i, value in enumerate(seen)) / sum(seen),
-    )
-    assert max(abs(c - 13.5) for c in centre) < 0.7
-    stroke([(0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1)])
-    live.page.wait_for_function(f"{READOUTS}.log_likelihood < -150")  # no digit
-    pad.get_by_role("button", name="Undo").click()
-    live.page.wait_for_function(
-        f"value => Math.abs({READOUTS}.log_likelihood - value) < 1e-6",
-        arg=one["log_likelihood"],
-    )
-
-
-def test_film_scrubs_and_plays(live):
-    film = figure(live, "training_film")
-    film.scroll_into_view_if_needed()
-    below = film.locator("canvas.live-picture").nth(8)
-    first = ink(below)
-    film.locator("input[type=range]").fill("20")
-    assert film.evaluate("el => el.model.get('epoch')") == 20 and ink(below) != first
-    assert "epoch 20 of 20" in film.inner_text()
-    film.locator("input[type=range]").fill("0")
-    film.get_by_role("button", name="Play").click()
-    live.page.wait_for_function(
-        """document.querySelector('.live-figure[data-figure=training_film]')
-        .model.get('epoch') >= 2"""
-    )
-    film.get_by_role("button", name="Pause").click()
-
-
-def test_live_data_is_the_packages(site):
-    for file in (ROOT / "vae_tutorial" / "assets").glob("mnist-2d*.safetensors"):
-        script = (site / "live" / f"{file.name}.js").read_text()
-        assert (
-            json.dumps(file.name) in script
-            and len(script) > 4 / 3 * file.stat().st_size
-        )
-    assert (
-        ROOT / "vae_tutorial" / "assets" / "mnist-2d.safetensors"
-    ).stat().st_size < 500_000

@@ -35,6 +35,7 @@ if sys.version_info < (3, 11):
         "make clean, then make docs PYTHON=python3.12"
     )
 from smalldocs.site import build
+from vae_tutorial._live import _SHARED
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "vae_tutorial" / "assets"
@@ -262,19 +263,17 @@ def write_live(site):
     each data file in base64."""
     folder = site / "live"
     folder.mkdir()
-    shared = (ASSETS / "live.js").read_text(encoding="utf-8")
-    for module in ("latent_explorer", "draw_digit", "training_film"):
-        own = (
-            (ASSETS / f"{module}.js")
-            .read_text(encoding="utf-8")
-            .replace("export default ", "return ")
-        )
-        (folder / f"{module}.js").write_text(
-            f"(globalThis.liveFigures ||= {{}}).{module} = "
+    shared = "".join((ASSETS / name).read_text("utf-8") for name in _SHARED)
+    for module in sorted(ASSETS.glob("*.js")):
+        if module.name in _SHARED:
+            continue
+        own = module.read_text("utf-8").replace("export default ", "return ")
+        (folder / module.name).write_text(
+            f"(globalThis.liveFigures ||= {{}}).{module.stem} = "
             f"(() => {{\n{shared}\n{own}\n}})();\n",
             encoding="utf-8",
         )
-    for file in ASSETS.glob("mnist-2d*.safetensors"):
+    for file in ASSETS.glob("mnist-*d*.safetensors"):
         content = base64.b64encode(file.read_bytes()).decode()
         (folder / f"{file.name}.js").write_text(
             f'(globalThis.liveData ||= {{}})["{file.name}"] = "{content}";\n'

@@ -19,10 +19,11 @@ import torch
 import traitlets
 from matplotlib.figure import Figure
 from safetensors.torch import save as to_bytes
-from ._guards import check_images
+from ._guards import check_images, seeded
 from .data import binarize
 from .objectives import beta_elbo
-from .plots import DIGIT_COLORS, plot_losses, show_reconstructions
+from .plots import DIGIT_COLORS, TERM_COLORS, plot_latent_map, plot_losses
+from .plots import show_reconstructions
 from .training import fit
 
 # %% ../nbs/inside/74_behind_the_figures.ipynb #cell-06
@@ -30,9 +31,12 @@ def _asset(name):
     return (files("vae_tutorial") / "assets" / name).read_bytes()
 
 
+_SHARED = ("live_model.js", "live_parts.js")
+
+
 def _script(name):
     "The JavaScript of a figure: what all share, then its own."
-    return "\n".join(_asset(part).decode() for part in ("live.js", f"{name}.js"))
+    return "\n".join(_asset(part).decode() for part in (*_SHARED, f"{name}.js"))
 
 
 def _packed(images):
@@ -57,6 +61,17 @@ def _model_bytes(vae):
     return to_bytes(weights, {"vae": json.dumps(vae.recipe)})
 
 # %% ../nbs/inside/74_behind_the_figures.ipynb #map-bytes
+def _usual(vae, images, labels):
+    "Quartiles of the ELBO of each digit's images, in nats, shape (10, 3)."
+    with seeded(0, images):
+        elbo = vae.elbo(images, num_samples=4).elbo.cpu()
+    quartiles = torch.full((10, 3), torch.nan)
+    for digit in labels.unique().tolist():
+        parts = elbo[labels.cpu() == digit]
+        quartiles[digit] = parts.quantile(torch.tensor([0.25, 0.5, 0.75]))
+    return quartiles
+
+
 @torch.no_grad()
 def _map_bytes(vae, images, labels):
     check_images(images, vae.image_shape)
@@ -65,10 +80,12 @@ def _map_bytes(vae, images, labels):
             f"labels has shape {tuple(labels.shape)} for {len(images)} images: "
             "one label each, please"
         )
+    on_device = images.to(vae.prior.mean)
     tensors = {
-        "means": vae.encode(images.to(vae.prior.mean)).mean.half().cpu(),
+        "means": vae.encode(on_device).mean.half().cpu(),
         "labels": labels.byte().cpu(),
         "images": _packed(images.cpu()),
+        "usual": _usual(vae, on_device, labels),
     }
     return to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
 
@@ -76,11 +93,17 @@ def _map_bytes(vae, images, labels):
 _MODEL, _MAP = "mnist-2d.safetensors", "mnist-2d-map.safetensors"
 
 
+def _bytes_of(figure):
+    "The package's files that a figure shows, by trait."
+    named = {**figure._files, **figure._later}
+    return {trait: _asset(name) for trait, name in named.items()}
+
+
 def _model_and_map(figure, vae, images, labels):
     "The package's files, or the user's own model and images, as bytes."
     if vae is None:
         figure._files = {"model": _MODEL, "map": _MAP}
-        return {trait: _asset(name) for trait, name in figure._files.items()}
+        return _bytes_of(figure)
     if images is None or labels is None:
         raise ValueError(
             "your own model needs images and labels for its map: "
@@ -105,20 +128,21 @@ class _Live:
 class _LiveFigure(_Live, anywidget.AnyWidget):
     "A figure with its own JavaScript, and the package's files that it shows, by trait."
 
-    colors = traitlets.List(DIGIT_COLORS).tag(sync=True)
-    _files: dict = {}  # none where it shows the user's own
+    colors = traitlets.List(DIGIT_COLORS).tag(sync=True, figure=True)
+    _files: dict | None = None  # None where it shows the user's own
+    _later: dict = {}  # files that the site fetches only when they are asked for
 
     def _static_html(self):
-        if not self._files:
+        if self._files is None:
             note = "A live figure of your own model: run this cell in JupyterLab."
             return f"<p><em>{note}</em></p>"
         state = {name: getattr(self, name) for name in self.traits(figure=True)}
-        state["colors"] = self.colors
+        data = {"files": self._files, "later": self._later, "state": state}
+        listed = [f'data-{key}="{escape(json.dumps(data[key]))}"' for key in data]
         note = "A live figure. Run this cell to see it here."
         return (
             f'<div class="live-figure" data-figure="{self._figure}" '
-            f'data-files="{escape(json.dumps(self._files))}" '
-            f'data-state="{escape(json.dumps(state))}"><em>{note}</em></div>'
+            f'{" ".join(listed)}><em>{note}</em></div>'
         )
 
 # %% ../nbs/inside/74_behind_the_figures.ipynb #cell-31
@@ -208,39 +232,26 @@ class _Watched(_Controls):
             raise _Stopped
 
     def _draw(self):
-        self.picture.value = _png(_progress(self.history, self.vae, self.validation))
+        self.picture.value = _png(_progress(self))
         self._drawn_at = time.monotonic()
 
 # %% ../nbs/inside/74_behind_the_figures.ipynb #progress
-def _progress(history, vae, validation):
-    "Loss curves beside reconstructions."
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1))
-    plot_losses(history, left)
-    shown = binarize(validation[:16], seed=0)
-    below, axes = vae.reconstruct(shown), right.subplots()
-    show_reconstructions(shown, below, columns=8, axes=axes)
-    axes.set_title("validation images, reconstructions")
+def _progress(panel):
+    "Loss curves, reconstructions, and the map as it forms."
+    vae, shown = panel.vae, binarize(panel.validation[:16], seed=0)
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    plot_losses(panel.history, left)
+    above, under = right.subplots(2, 1, height_ratios=(2, 1))
+    show_reconstructions(shown, vae.reconstruct(shown), columns=8, axes=under)
+    under.set_title("validation images, reconstructions")
+    few = panel.validation[:600]
+    with torch.no_grad():
+        means = vae.encode(binarize(few, seed=0)).mean.cpu()
+    dims = means.var(0).argsort(descending=True)[:2].tolist()
+    if panel.labels is None:
+        above.scatter(means[:, dims[0]], means[:, dims[-1]], s=4)
+    else:
+        plot_latent_map(means, panel.labels[:600], (dims[0], dims[-1]), above)
+    above.set(title=f"codes of {len(few)} validation images", aspect="auto")
     return figure
-
-# %% ../nbs/inside/74_behind_the_figures.ipynb #cell-38
-class _Sliders(_Picture):
-    "Sliders over a picture; `draw(axes, **values)` draws it."
-
-    def __init__(self, alt, draw, **ranges):
-        self._alt, self._draw, self.sliders = alt, draw, {}
-        for name, (value, low, high) in ranges.items():
-            slider = ipywidgets.FloatSlider(value, min=low, max=high, step=0.05)
-            slider.description = name.replace("_", " ")
-            slider.style.description_width = "8em"
-            slider.observe(lambda _: self._redraw(), "value")
-            self.sliders[name] = slider
-        self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-        super().__init__([*self.sliders.values(), self.picture])
-        self._redraw()
-
-    def _redraw(self):
-        figure = Figure(figsize=(5, 2.8), layout="constrained")
-        values = {name: slider.value for name, slider in self.sliders.items()}
-        self._draw(figure.subplots(), **values)
-        self.picture.value = _png(figure, dpi=120)

@@ -1,57 +1,97 @@
-// Scrub through the epochs of a stored run: map, reconstructions and losses move together.
-function render({model, el}) {
-  const {means, labels: {values: labels}, originals, reconstructions, metadata} = readSafetensors(model.get('film'));
-  const [frames, points] = means.shape, [, count, height, width] = reconstructions.shape, size = height * width;
-  const history = JSON.parse(metadata.history), colors = model.get('colors'), terms = model.get('term_colors'), last = frames - 1;
-  const map = plane('18rem', 'Map of latent space at the chosen epoch'), curves = plane('18rem', 'ELBO, reconstruction and KL against epochs');
-  const above = Array.from({length: count}, (_, i) => picture(height, width, '2.6rem', `Image ${i + 1}`)), below = Array.from({length: count}, (_, i) => picture(height, width, '2.6rem', `Its reconstruction`));
-  const slider = element('input', {type: 'range', min: 0, max: last, step: 1, value: model.get('epoch'), 'aria-label': 'Epoch'});
-  const play = element('button', {type: 'button', textContent: 'Play'}), clock = element('span', {style: 'min-width:6.5em'}), table = readouts(['ELBO', 'reconstruction', 'KL'], 'nats');
-  map.window.halfWidth = 4.5;
-  originals.shape[0] && above.forEach((canvas, i) => canvas.show(unpackBits(originals.values, i, size)));
-  const row = list => element('div', {className: 'live-row', style: 'gap:0.25rem;flex-wrap:nowrap'}, ...list);
-  for (const canvas of [...above, ...below]) canvas.style.minWidth = '0';
-  frame(el, element('div', {className: 'live-row', style: 'flex-basis:100%'}, play, slider, clock),
-    map, curves, element('div', {className: 'live-row', style: 'flex-basis:100%;gap:1rem;align-items:flex-start'}, element('div', {className: 'live-column', style: 'gap:0.25rem;max-width:24rem'}, row(above), row(below)), table));
+// Scrub through a stored training: map, reconstructions and losses move together. Half of the
+// frames lie in the first epoch, where most happens.
+const CURVES = [['elbo', 'ELBO'], ['reconstruction', 'reconstruction'], ['kl', 'KL']];
 
-  function drawCurves(epoch) {
-    const context = curves.begin(), side = curves.side, names = ['elbo', 'reconstruction', 'kl'], left = 44, panel = (side - 24) / 3;
-    names.forEach((name, k) => {
-      const values = history.map(record => record[name]), low = Math.min(...values.slice(1)), high = Math.max(...values), top = 16 + k * panel, bottom = top + panel - 22;
-      const x = n => left + (side - left - 10) * n / last, y = value => Math.min(bottom, bottom - (bottom - top) * (value - low) / (high - low || 1));      // epoch 0 is off the scale
-      context.fillStyle = context.ink; context.textAlign = 'left'; context.fillText({elbo: 'ELBO', reconstruction: 'reconstruction', kl: 'KL'}[name], left + 6, top - 3);
-      context.textAlign = 'right'; context.fillText(number(high, 0), left - 4, top + 8); context.fillText(number(low, 0), left - 4, bottom);
-      context.globalAlpha = 0.4; context.lineWidth = 1; context.strokeStyle = context.ink; context.beginPath(); context.moveTo(left, top); context.lineTo(left, bottom); context.lineTo(side - 10, bottom); context.stroke();
-      context.beginPath(); context.moveTo(x(epoch), top); context.lineTo(x(epoch), bottom); context.stroke(); context.globalAlpha = 1;
-      context.strokeStyle = context.fillStyle = terms[name]; context.lineWidth = 2; context.beginPath(); values.forEach((value, n) => n ? context.lineTo(x(n), y(value)) : context.moveTo(x(n), y(value))); context.stroke();
-      context.beginPath(); context.arc(x(epoch), y(values[epoch]), 4, 0, 7); context.fill();
+function render({model, el}) {
+  const film = readSafetensors(model.get('film')), {means, originals, reconstructions} = film;
+  const [frames, points] = means.shape, [, count, height, width] = reconstructions.shape;
+  const labels = film.labels.values, size = height * width, last = frames - 1;
+  const history = JSON.parse(film.metadata.history), perEpoch = +film.metadata.steps_per_epoch;
+  const early = history.filter(({step}) => step <= perEpoch).length;
+  const colors = model.get('colors'), terms = model.get('term_colors');
+  const map = plane('Map of latent space at the chosen moment', 4.5);
+  const curves = element('canvas', {role: 'img', style: 'width:24rem',
+    'aria-label': 'ELBO, reconstruction and KL: left in the first epoch, right after it'});
+  const above = pictures(count, height, width, '2.6rem', 'Image');
+  const below = pictures(count, height, width, '2.6rem', 'Reconstruction of image');
+  const when = n => (n < early && history[n].step < perEpoch ? `step ${history[n].step}`
+    : `epoch ${history[n].step / perEpoch}`);
+  const moment = slider('moment', {min: 0, max: last, step: 1, value: model.get('frame')},
+    n => { halt(); go(n); }, when);
+  const play = button('Play', () => toggle());
+  const table = readouts(CURVES.map(([, name]) => name), 'nats');
+  table.removeAttribute('aria-live');      // or Play would not stop talking
+  map.box.style.width = '19rem';
+  moment.style.flex = '1';
+  const wide = (style, ...nodes) =>
+    element('div', {className: 'live-row live-wide', style}, ...nodes);
+  frame(el, wide('flex-wrap:nowrap', play, moment), map.box, curves,
+    wide('gap:1rem;align-items:flex-start',
+      element('figure', {style: 'max-width:24rem'}, strip(above), strip(below)), table));
+  above.forEach((canvas, i) => canvas.show(unpackBits(originals.values, i, size)));
+
+  // One curve in a box: the values of some frames, over their steps.
+  function drawCurve(context, name, [left, top, right, bottom], first, end, chosen) {
+    const shown = history.slice(first, end), values = shown.map(record => record[name]);
+    const low = Math.min(...values), high = Math.max(...values), span = high - low || 1;
+    const start = shown[0].step, length = shown.at(-1).step - start;
+    const place = n => [left + ((right - left) * (history[n].step - start)) / length,
+      bottom - ((bottom - top) * (history[n][name] - low)) / span];
+    Object.assign(context, {fillStyle: '#222', strokeStyle: '#aaa', lineWidth: 1});
+    context.textAlign = 'right';
+    context.fillText(number(high, 0), left - 4, top + 8);
+    context.fillText(number(low, 0), left - 4, bottom);
+    line(context, [[left, top], [left, bottom], [right, bottom]]);
+    Object.assign(context, {strokeStyle: terms[name], fillStyle: terms[name], lineWidth: 2});
+    line(context, shown.map((_, i) => place(first + i)));
+    if (chosen < first || chosen >= end) return;
+    context.beginPath();
+    context.arc(...place(chosen), 4, 0, 7);
+    context.fill();
+  }
+  function drawCurves(chosen) {
+    const {context, width, height} = sharp(curves, 1.15);
+    const panel = (height - 36) / 3, half = width / 2;
+    CURVES.forEach(([name, title], k) => {
+      const top = 22 + k * panel, bottom = top + panel - 20;
+      drawCurve(context, name, [42, top, half - 8, bottom], 0, early, chosen);
+      drawCurve(context, name, [half + 42, top, width - 8, bottom], early - 1, frames, chosen);
+      Object.assign(context, {textAlign: 'left', fillStyle: '#222'});
+      context.fillText(title, 48, top - 4);
     });
-    context.fillStyle = context.ink; context.textAlign = 'center'; context.fillText('epoch', side / 2, side - 6);
+    context.textAlign = 'center';
+    context.fillText('the first epoch', half / 2 + 18, height - 8);
+    const epochs = history[last].step / perEpoch;
+    context.fillText(`epochs 1 to ${epochs}`, 1.5 * half + 18, height - 8);
   }
   function draw() {
-    const epoch = Math.max(0, Math.min(last, model.get('epoch'))), context = map.begin(), offset = 2 * points * epoch;
+    const n = Math.max(0, Math.min(last, model.get('frame'))), offset = 2 * points * n;
+    const context = map.begin();
     drawPrior(context, map);
     drawPoints(context, map, means.values, labels, colors, 0.85, offset);
-    drawLabels(context, map, classAnchors(means.values, labels, offset), colors);
-    below.forEach((canvas, i) => canvas.show(reconstructions.values.subarray((epoch * count + i) * size, (epoch * count + i + 1) * size).reduce((list, value) => (list.push(value / 255), list), [])));
-    drawCurves(epoch);
-    slider.value = epoch; clock.textContent = `epoch ${epoch} of ${last}`;
-    const record = history[epoch];
-    table.set('ELBO', number(record.elbo)); table.set('reconstruction', number(record.reconstruction)); table.set('KL', number(record.kl));
+    if (history[n].kl > 1) {
+      drawLabels(context, map, classAnchors(means.values, labels, offset), colors);
+    }
+    const under = reconstructions.values;
+    below.forEach((canvas, i) => canvas.show(grey(under, n * count + i, size)));
+    drawCurves(n);
+    moment.put(n);
+    for (const [name, title] of CURVES) table.set(title, number(history[n][name]));
   }
-  const go = epoch => { model.set('epoch', epoch); model.save_changes(); };
+  const go = n => { model.set('frame', n); model.save_changes(); };
   let timer = null;
   const halt = () => { clearInterval(timer); timer = null; play.textContent = 'Play'; };
-  slider.oninput = () => { halt(); go(+slider.value); };
-  play.onclick = () => {
+  function toggle() {
     if (timer) return halt();
-    if (model.get('epoch') >= last) go(0);
+    if (model.get('frame') >= last) go(0);
     play.textContent = 'Pause';
-    timer = setInterval(() => model.get('epoch') >= last ? halt() : go(model.get('epoch') + 1), 400);
-  };
-  model.on('change:epoch', draw);
+    const step = () => (model.get('frame') >= last ? halt() : go(model.get('frame') + 1));
+    timer = setInterval(step, 400);
+    return undefined;
+  }
+  model.on('change:frame', draw);
   const stop = onResize(map, draw);
   draw();
-  return () => { halt(); model.off('change:epoch', draw); stop(); };
+  return () => { halt(); model.off('change:frame', draw); stop(); };
 }
 export default {render};
