@@ -21,6 +21,7 @@
   };
   const mark = (name, state) => {
     recall(); // another tab may have gone on
+    if (progress[name] === state) return;
     if (state) progress[name] = state;
     else delete progress[name];
     keep();
@@ -33,7 +34,7 @@
 
   const CONSTANTS = {e: Math.E, pi: Math.PI, 'π': Math.PI};
   const FUNCTIONS = {ln: Math.log, log: Math.log, exp: Math.exp, sqrt: Math.sqrt};
-  const SIGNS = {'−': '-', '–': '-', '×': '*', '·': '*', '÷': '/', '½': '0.5', '√': 'sqrt'};
+  const SIGNS = {'−': '-', '–': '-', '×': '*', '·': '*', '÷': '/', '√': 'sqrt'};
   const TOKEN = /(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\*\*|pi|ln|log|exp|sqrt|\S/g;
 
   function evaluate(text) {
@@ -41,12 +42,16 @@
     const next = (...wanted) => wanted.includes(tokens[0]) && tokens.shift();
     const sum = () => {
       let value = product();
-      for (let sign; (sign = next('+', '-'));) value += product() * (sign === '+' ? 1 : -1);
+      for (let sign; (sign = next('+', '-'));) {
+        value = sign === '+' ? value + product() : value - product();
+      }
       return value;
     };
     const product = () => {
       let value = signed();
-      for (let sign; (sign = next('*', '/'));) value *= sign === '*' ? signed() : 1 / signed();
+      for (let sign; (sign = next('*', '/'));) {
+        value = sign === '*' ? value * signed() : value / signed();
+      }
       return value;
     };
     const signed = () => next('-') ? -signed() : next('+') ? signed() : power();
@@ -143,6 +148,7 @@
       const [right, says] = judge(answers, given);
       say(right ? 'right' : 'wrong', right ? '✓ Right.' : 'Not yet.', says);
       if (right || !isSolved(name)) mark(name, right ? 'solved' : 'tried');
+      place.show();
       ask.hidden = right;
       if (right) help.hidden = true;
       ask.setAttribute('aria-expanded', String(!help.hidden));
@@ -161,8 +167,8 @@
     solution?.append(element(`<p>Answer: <code>${outcome}</code><br>${says}</p>`));
 
     place.replaceChildren(form);
-    place.show = () => {
-      part('solved').hidden = !isSolved(name) || verdict.matches('.right'); // it says so
+    place.show = () => { // that it is solved, where the verdict does not say so
+      part('solved').hidden = !isSolved(name) || verdict.matches('.right');
       if (progress[name] === 'tried') ask.hidden = false;
     };
     place.forget = () => {
