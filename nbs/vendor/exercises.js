@@ -197,7 +197,7 @@
   const marks = Object.entries(course).flatMap(([page, names]) => {
     const link = links.find(link => address(link) === new URL(page, root).href);
     const sign = element('<span class="exercise-mark"></span>');
-    link?.append(' ', sign);
+    link?.after(sign);
     return link ? [{names, sign}] : [];
   });
   const all = Object.values(course).flat();
@@ -210,7 +210,7 @@
       const short = solved === names.length ? '✓' : `${solved}/${names.length}`;
       const long = `${solved} of ${names.length} exercises solved`;
       sign.innerHTML = names.some(isTried) ? `<span aria-hidden="true" title="${long}">
-        ${short}</span><span class="visually-hidden">, ${long}</span>` : '';
+        ${short}</span> <span class="visually-hidden">${long}</span>` : '';
     }
     for (const place of places) place.show?.();
     if (!footer) return;
