@@ -338,6 +338,18 @@ def test_works_without_a_mouse(browser, address):  # noqa: F811
         assert group.get_by_role("radio").count() == 4
 
 
+def test_choices_stand_as_in_the_question():
+    asked = 'one of `"train"`, `"validation"`, `"test"` or `"all"`?'
+    known = site_exercises.known("data.2", asked.replace("`", ""))
+    assert known["choices"] == ["train", "validation", "test", "all"]
+    assert site_exercises.known("command_line.3", "Which flag?")["choices"] == [
+        "--out",
+        "--overwrite",
+        "--resume",
+        "--seed",
+    ]
+
+
 def test_every_exercise_has_its_place(site):  # noqa: F811
     script = (site / "vendor" / "course.js").read_text()
     assert json.loads(script[script.index("{") : script.rindex("}") + 1]) == PAGES

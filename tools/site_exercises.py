@@ -106,7 +106,8 @@ def put_known(html):
         name = match[1]
         if is_function(name):
             return match[0]
-        question = html[html.rindex("<strong>Exercise", 0, match.start()) :]
+        end = match.start()
+        question = html[html.rindex("<strong>Exercise", 0, end) : end]
         packed = json.dumps(known(name, unescape(question))).encode()
         return f'{match[0]} data-known="{base64.b64encode(packed).decode()}"'
 
