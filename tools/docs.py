@@ -28,6 +28,7 @@ from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from notebooks import is_skipped, kind
+from site_exercises import add_scripts, put_forms
 
 if sys.version_info < (3, 11):
     sys.exit(
@@ -220,7 +221,8 @@ def stage_page(path, old, new, config):
     original = nbformat.read(config.nbs_path / old, as_version=4)
     kinds = {cell.id: role_of(cell) for cell in original.cells}
     cells = [cell for cell in notebook.cells if cell.cell_type == "raw" or cell.source]
-    notebook.cells = join_imports(without_boxes(cells, original), kinds)
+    cells = put_forms(join_imports(without_boxes(cells, original), kinds), old.name)
+    notebook.cells = cells
     number = 1
     for cell in notebook.cells:
         if cell.cell_type != "code":
@@ -423,6 +425,7 @@ def main():
         shutil.copytree(figures, built.out / figures.relative_to(folder))
     for page in built.out.rglob("*.html"):
         finish(page, built.out, notebooks.get(page.relative_to(built.out)), config)
+    add_scripts(built.out)
     for notebook in notebooks.values():
         (built.out / notebook).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(config.nbs_path / notebook, built.out / notebook)

@@ -65,7 +65,7 @@ def check(
         raise ValueError(f"there is no exercise {name!r}: choose one of {names}")
     exercise = _EXERCISES[name]
     if answer is None:
-        return Verdict(False, f"No answer given. Hint: {exercise.hint}")
+        return Verdict(False, _invitation(exercise))
     if exercise.inputs is None:
         return _judge(exercise, [answer], lambda known: [known])
     if callable(answer):
@@ -86,6 +86,13 @@ def _check_function(exercise, answer):
         raised = f"Your function raised {type(error).__name__}"
         return Verdict(False, f"{raised} for arguments like ({shapes}): {error}")
     return _judge(exercise, answers, lambda known: [known(*given) for given in inputs])
+
+
+def _invitation(exercise):
+    "What to do where no answer is given yet: no hint before a try."
+    kind = "word, in quotes" if isinstance(exercise.right, str) else "number"
+    kind = "function" if exercise.inputs else kind
+    return f"No answer given: replace None by your {kind}, and run the cell."
 
 
 def _shown(argument):
