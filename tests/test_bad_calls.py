@@ -245,7 +245,7 @@ def calls(folder):
         plots.latent_grid: grid,
         plots.show_manifold: {"decode": decode_mean, **grid, "axes": None},
         plots.draw_parts: {
-            "parts": [("data", 0, 0, "x"), ("encoder", 2, 0, "q")],
+            "parts": [("data", 0.0, 0.0, "x"), ("encoder", 2.0, 0.0, "q")],
             "arrows": [(0, 1, "")],
             "axes": None,
         },

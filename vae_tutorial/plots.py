@@ -10,6 +10,7 @@ __all__ = ['DIGIT_COLORS', 'TERM_COLORS', 'use_style', 'show_images', 'show_reco
 import math
 import os
 from collections.abc import Callable
+from numbers import Real
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from ._guards import check_axes, check_columns, check_dims, check_drawable
 from ._guards import check_history, check_labels, check_pairs, check_tensor
+from ._guards import checked, shown
 
 # %% ../nbs/inside/77_plots.ipynb #colors
 DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#b9ac70", "#832db6"]
@@ -290,15 +292,14 @@ def _part(kind, x, y):
     return Polygon([(x + a / 2, y + b / 2) for a, b in corners], **look)
 
 # %% ../nbs/inside/77_plots.ipynb #parts-3
+@checked
 def draw_parts(
-    parts: list[tuple[str, float, float, str]],  # Kind, x, y and text of each
+    parts: list[tuple[str, Real, Real, str]],  # Kind, x, y and text of each
     arrows: list[tuple[int, int, str]],  # From which part to which, what it carries
     axes: Axes | None = None,  # Where to draw; None makes a figure
 ) -> Axes:  # The diagram
     "Parts: data, encoder, latent, decoder, loss. Raises `ValueError` for another kind."
-    if unknown := [kind for kind, *_ in parts if kind not in _PARTS]:
-        raise ValueError(f"no part is called {unknown[0]!r}: choose of {list(_PARTS)}")
-    check_axes(axes)
+    _check_parts(parts, arrows, axes)
     axes = axes or plt.figure(figsize=(7.5, 2.4)).gca()
     axes.set(aspect="equal")
     axes.axis("off")
@@ -314,3 +315,16 @@ def draw_parts(
         axes.text((x + u) / 2, (y + v) / 2 + 0.25, text, fontsize=8, ha="center")
     axes.autoscale_view()
     return axes
+
+# %% ../nbs/inside/77_plots.ipynb #parts-3-b
+def _check_parts(parts, arrows, axes):
+    "Raise unless all kinds are known, and all arrows lead from part to part."
+    check_axes(axes)
+    for kind, x, y, _ in parts:
+        if kind not in _PARTS:
+            raise ValueError(f"parts has a {shown(kind)}: choose of {list(_PARTS)}")
+        if not math.isfinite(x) or not math.isfinite(y):
+            raise ValueError(f"parts has one at ({x}, {y}): places must be finite")
+    for start, end, _ in arrows:
+        if not (0 <= start < len(parts) and 0 <= end < len(parts)):
+            raise ValueError(f"arrows has one from {start} to {end}: no such parts")
