@@ -181,3 +181,128 @@ def test_sidebar_is_the_route(site):
     sidebar = html[html.index('id="quarto-sidebar"') : html.index("<main")]
     links = re.findall(r'<a href="([^"#]+)" class="sidebar-item-text', sidebar)
     assert links == PAGES
+
+
+# ---- words and papers
+
+
+def test_words_of_the_glossary_are_explained_where_they_stand(browser, site):
+    "By pointing, by keyboard and by tapping; Escape hides it."
+    start = (site / "concepts" / "elbo.html").as_uri()
+    with _Visit(browser, start, viewport=WIDE) as visit:
+        page, terms = visit.page, visit.page.locator(".term")
+        words = [text.lower() for text in terms.all_inner_texts()]
+        assert {"prior", "likelihood", "elbo", "entropy"} <= set(words)
+        assert page.locator(":is(a, code, pre, h2, .katex) .term").count() == 0
+        box = page.locator(".term-box >> visible=true")
+        prior = terms.nth(words.index("prior"))
+        prior.hover()
+        box.wait_for()
+        assert "before anything is seen" in box.inner_text()
+        box.hover()  # the pointer may go there
+        page.wait_for_timeout(400)
+        assert box.count() == 1
+        page.keyboard.press("Escape")
+        assert box.count() == 0
+        prior.focus()
+        assert box.count() == 1 and prior.get_attribute("aria-expanded") == "true"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.closest('.term-box') !== null")
+        page.keyboard.press("Escape")
+        assert box.count() == 0
+        prior.focus()
+        box.get_by_role("link", name="Glossary").click()
+        page.wait_for_url("**/glossary.html#prior")
+        assert "p(z)" in page.locator("tr:has(#prior)").inner_text()
+        assert visit.problems == []
+
+
+def test_words_can_be_tapped_on_a_phone(browser, address):
+    with _Visit(
+        browser, address + "build/vae.html", viewport=PHONE, has_touch=True
+    ) as visit:
+        visit.page.locator(".term").first.tap()
+        box = visit.page.locator(".term-box >> visible=true")
+        edges = box.bounding_box()
+        assert edges["x"] >= 0 and edges["x"] + edges["width"] <= 375
+        visit.page.locator("h1").tap()
+        box.wait_for(state="detached")
+        assert visit.problems == []
+
+
+def test_citations_lead_to_the_list_at_the_end(browser, address):
+    with _Visit(browser, address + "limits/strangers.html", viewport=WIDE) as visit:
+        visit.page.get_by_role("link", name="Nalisnick et al. (2019)").click()
+        entry = visit.page.locator("li:has(:target)")
+        assert "https://arxiv.org/abs/1810.09136" in entry.inner_html()
+        assert visit.problems == []
+
+
+# ---- without a mouse, and with a screen reader
+
+
+def test_skip_link_is_the_first_stop_and_leads_past_the_menus(browser, address):
+    with _Visit(browser, address + "concepts/elbo.html", viewport=WIDE) as visit:
+        page, active = visit.page, "document.activeElement"
+        page.keyboard.press("Tab")
+        assert page.evaluate(f"{active}.textContent") == "Skip to the lesson"
+        assert page.locator(".skip-link").bounding_box()["y"] >= 0
+        page.keyboard.press("Enter")
+        assert page.evaluate(f"{active}.id") == "quarto-document-content"
+        page.keyboard.press("Tab")
+        assert page.evaluate(f"{active}.closest('main') !== null")
+
+
+def test_everything_that_can_be_clicked_can_be_focused_and_shows_it(browser, address):
+    with _Visit(browser, address + "concepts/elbo.html", viewport=WIDE) as visit:
+        unreachable = visit.page.evaluate(
+            """[...document.querySelectorAll(
+                 '[onclick], [role=button], [data-bs-toggle], summary, button')]
+               .filter(node => node.getClientRects().length && node.tabIndex < 0)
+               .filter(node => node.getAttribute('aria-hidden') !== 'true')
+               .map(node => node.outerHTML.slice(0, 100))"""
+        )
+        assert unreachable == []
+        visit.page.keyboard.press("/")
+        for _ in range(30):
+            visit.page.keyboard.press("Tab")
+            outline = visit.page.evaluate(
+                """(() => {
+                  const {outlineStyle, outlineWidth} =
+                    getComputedStyle(document.activeElement);
+                  return outlineStyle === 'solid' && parseFloat(outlineWidth) >= 2;
+                })()"""
+            )
+            assert outline
+        section = visit.page.get_by_role("button", name="Concepts")
+        section.focus()
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_selector("#quarto-sidebar-section-2", state="hidden")
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def examined(request, browser, address):
+    "One tab for all pages, in a scheme; of the dark one, colours only."
+    context = browser.new_context(viewport=WIDE, color_scheme=request.param)
+    options = {"resultTypes": ["violations"]}
+    if request.param == "dark":  # the rest is the same
+        options["runOnly"] = ["color-contrast"]
+    yield SimpleNamespace(page=context.new_page(), home=address, options=options)
+    context.close()
+
+
+@pytest.mark.parametrize("page", [*PAGES, "contributing.html"])
+def test_axe_finds_nothing_serious(page, examined):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    examined.page.goto(examined.home + page)
+    examined.page.wait_for_function(
+        "document.querySelectorAll('.math:not(:has(.katex))').length === 0"
+    )
+    result = axe.run(examined.page, options=examined.options)
+    grave = [
+        f"{fault['id']}: {node['html'][:120]}"
+        for fault in result.response["violations"]
+        if fault["impact"] in ("moderate", "serious", "critical")
+        for node in fault["nodes"]
+    ]
+    assert not grave, "\n".join(grave)

@@ -21,15 +21,17 @@ from urllib.parse import unquote, urlsplit
 
 import nbdev.doclinks
 import nbformat
+import references
 import yaml
 from PIL import Image
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from notebooks import is_skipped, kind
+from notebooks import GENERATED, is_skipped, kind, own_text
+from site_access import with_access
 from site_glossary import UNMARKED, terms, with_anchors, with_terms
-from site_links import COPIES, copy_texts, with_lines
+from site_links import COPIES, copy_texts, is_plain, with_lines
 from site_links import with_pages_linked, with_post_linked, with_real_addresses
 from site_search import with_box, write_index
 
@@ -216,6 +218,28 @@ def shape_text(cell, old, config):
     cell.source = text
 
 
+def shape_around(notebook, text, up):
+    """The cells around a lesson and what leads to them: the line under the title, the
+    list of papers and the citations, the first mention of the post."""
+    cells = {cell.id: cell for cell in notebook.cells}
+    if facts := cells.get("facts"):
+        facts.source = f"::: {{.lesson-facts}}\n{facts.source.strip('*')}\n:::"
+    own = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" and cell.id not in GENERATED
+    ]
+    if papers := cells.get("references"):
+        listed = references.with_anchors(papers.source, text)
+        papers.source = f"::: {{.references}}\n{listed}\n:::"
+        for cell in own:
+            cell.source = references.with_links(cell.source, is_plain)
+    sources = f"{up}index.ipynb#sources"
+    linked = with_post_linked([cell.source for cell in own], sources)
+    for cell, source in zip(own, linked):
+        cell.source = source
+
+
 def stage_page(folder, old, new, config):
     "One page: its links, its folds, its figures."
     path, new = folder / old, folder / new
@@ -232,11 +256,8 @@ def stage_page(folder, old, new, config):
         shape_code(cell, kinds.get(cell.id))
         mend_signatures(cell, config)
         number = write_figures(cell, new.parent, new.stem, number)
-    texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-    sources = "../" * (len(new.relative_to(folder).parts) - 1) + "index.ipynb#sources"
-    linked = with_post_linked([cell.source for cell in texts], sources)
-    for cell, source in zip(texts, linked):
-        cell.source = source
+    up = "../" * (len(new.relative_to(folder).parts) - 1)
+    shape_around(notebook, own_text(original, lambda _: True), up)
     path.unlink()
     nbformat.write(notebook, new)
 
@@ -327,7 +348,7 @@ def finish(page, site, notebooks, config):
             f'/nbs/{notebook.as_posix()}"',
         )
     pages = {old.as_posix(): new.as_posix() for new, old in notebooks.items()}
-    html = with_box(with_pages_linked(html, up, pages))
+    html = with_access(with_box(with_pages_linked(html, up, pages)))
     words = terms(config.nbs_path)
     html = with_anchors(html, words) if page.name == "glossary.html" else html
     if page.name not in UNMARKED:

@@ -78,10 +78,25 @@ def copy_texts(folder, root, pages):
             lambda link: f"]({pages[link[1]]}",
             (root / name).read_text(encoding="utf-8"),
         )
+        if copy.endswith(".md") and not text.startswith("# "):
+            text = f"# {name.removesuffix('.md')}\n\n{text}"
         (folder / copy).write_text(text, encoding="utf-8")
 
 
 POST = re.compile(r"(?<![\w\[])[Tt]he (?:blog )?post(?![\w\]])|(?<=Chinese )blog post")
+
+
+def is_plain(text, place):
+    "Whether a place in a page's Markdown is in no heading, code, formula or link."
+    before = text[:place]
+    line = before[before.rfind("\n") + 1 :]
+    return not (
+        line.startswith("#")
+        or line.count("`") % 2
+        or line.count("$") % 2
+        or line.rfind("[") > line.rfind("]")
+        or before.count("```") % 2
+    )
 
 
 def with_post_linked(texts, sources):
@@ -90,19 +105,10 @@ def with_post_linked(texts, sources):
         return texts
     for place, text in enumerate(texts):
         for found in POST.finditer(text):
-            before = text[: found.start()]
-            line = before[before.rfind("\n") + 1 :]
-            # not in a heading, nor inside of code, a formula or a link
-            if line.startswith("#") or line.count("`") % 2 or line.count("$") % 2:
-                continue
-            if line.rfind("[") > line.rfind("]") or before.count("```") % 2:
-                continue
-            link = f"[{found[0]}]({sources})"
-            return [
-                *texts[:place],
-                before + link + text[found.end() :],
-                *texts[place + 1 :],
-            ]
+            if is_plain(text, found.start()):
+                link = f"[{found[0]}]({sources})"
+                linked = text[: found.start()] + link + text[found.end() :]
+                return [*texts[:place], linked, *texts[place + 1 :]]
     return texts
 
 
