@@ -2,13 +2,21 @@
 keyboard, paper, and what a screen reader meets."""
 
 # ruff: noqa: F811 (fixtures of another module)
+import http.server
 import re
+import threading
+from functools import partial
 from types import SimpleNamespace
 
 import docs
+import downloads
+import nbformat
 import pytest
+import site_head
 import site_links
-from test_site import PAGES, ROOT, _Visit, address, site  # noqa: F401
+from nbclient import NotebookClient
+from PIL import Image
+from test_site import NOTEBOOK_OF, PAGES, ROOT, _Server, _Visit, address, site  # noqa: F401
 
 WIDE = {"width": 1366, "height": 900}
 PHONE = {"width": 375, "height": 800}
@@ -210,7 +218,7 @@ def test_words_of_the_glossary_are_explained_where_they_stand(browser, site):
         assert page.evaluate("document.activeElement.closest('.term-box') !== null")
         page.keyboard.press("Escape")
         assert box.count() == 0
-        prior.focus()
+        page.keyboard.press("Enter")
         box.get_by_role("link", name="Glossary").click()
         page.wait_for_url("**/glossary.html#prior")
         assert "p(z)" in page.locator("tr:has(#prior)").inner_text()
@@ -306,3 +314,139 @@ def test_axe_finds_nothing_serious(page, examined):
         for node in fault["nodes"]
     ]
     assert not grave, "\n".join(grave)
+
+
+# ---- anywhere
+
+
+def test_no_path_is_absolute(site):
+    for file in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        text = file.read_text(encoding="utf-8")
+        found = re.findall(
+            r"""(?:href|src|content)="(/[^"]*)"|url\(["']?(/[^)]*)""", text
+        )
+        assert found == [], file
+
+
+def test_the_site_works_under_any_path(browser, site, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").symlink_to(site)
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_Server, directory=str(tmp_path))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = f"http://127.0.0.1:{server.server_port}/a/b/"
+    for page in ("index.html", "build/latent_space.html", "limits/strangers.html"):
+        with _Visit(browser, home + page, viewport=WIDE) as visit:
+            visit.page.fill(BOX, "nan loss")
+            first = visit.page.locator("#site-search-results a").first
+            first.click()
+            visit.page.wait_for_url(f"{home}practice/questions.html#the-loss-is-nan")
+            assert visit.problems == []
+    server.shutdown()
+
+
+def head_of(html):
+    head = html[: html.index("</head>")]
+    return dict(
+        re.findall(r'<meta (?:property|name)="([^"]+)" content="([^"]*)"', head)
+    )
+
+
+def test_every_page_says_what_it_is_and_shows_the_card(site):
+    about = {}
+    for page in PAGES:
+        head = head_of((site / page).read_text(encoding="utf-8"))
+        about[page] = head["description"]
+        assert head["twitter:card"] == "summary_large_image"
+        if not site_links.has_address(docs.get_config(path=ROOT)):
+            card = (site / page).parent / head["og:image"]
+            assert card.resolve() == (site / "vendor" / "card.png").resolve()
+    assert all(len(text) > 20 for text in about.values())
+    assert len(set(about.values())) == len(about)
+    with Image.open(site / "vendor" / "card.png") as card:
+        assert card.size == (1200, 630)
+    assert (site / "vendor" / "card.png").stat().st_size < 150_000
+
+
+def test_with_a_real_address_the_head_names_it():
+    config = a_config("someone")
+    config.doc_baseurl, config.title = "/course", "a course"
+    html = "<head><title>Data – a course</title></head>"
+    head = site_head.with_head(html, "build/data.html", "../", config)
+    home = "https://someone.github.io/course/"
+    assert f'<link rel="canonical" href="{home}build/data.html">' in head
+    assert head_of(head)["og:image"] == home + "vendor/card.png"
+
+
+def test_on_paper_there_is_the_lesson_and_nothing_else(browser, address):
+    with _Visit(
+        browser, address + "concepts/elbo.html", viewport=WIDE, color_scheme="dark"
+    ) as visit:
+        visit.page.emulate_media(media="print", color_scheme="dark")
+        for name in ("header#quarto-header", "#quarto-sidebar", ".page-navigation"):
+            assert not visit.page.locator(name).first.is_visible()
+        body = visit.page.evaluate(
+            "getComputedStyle(document.querySelector('p')).color"
+        )
+        assert body == "rgb(0, 0, 0)"
+        assert visit.page.locator("main h1").is_visible()
+        assert visit.page.locator("main details[open]").count() == 0
+
+
+# ---- downloaded notebooks
+
+
+def test_downloaded_notebook_runs_alone(site, tmp_path):
+    "In an empty folder, with the stored numbers that it reads."
+    path = site / NOTEBOOK_OF["practice/results.html"]
+    notebook = nbformat.read(path, as_version=4)
+    (tmp_path / "anywhere").mkdir()
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path / "anywhere")}},
+    ).execute()
+    assert (tmp_path / "results" / "headline.json").exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_downloaded_notebook_begins_with_what_it_needs(page, site):
+    notebook = nbformat.read(site / NOTEBOOK_OF[page], as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.cells[1].id == "runs-alone"
+    text = "".join(cell.source for cell in notebook.cells[2:])
+    for name in re.findall(r"""results/([\w.]+\.json)"\)\.read""", text):
+        assert name in notebook.cells[1].source
+    prose = "".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    assert not re.findall(r"\]\((?!http)[^)]*\.ipynb", prose)
+
+
+def test_downloaded_notebook_says_how_to_get_the_package(monkeypatch):
+    line = downloads.install_line(a_config("someone"))
+    assert line == (
+        "%pip install -q "
+        "https://github.com/someone/vae_tutorial/archive/refs/heads/main.zip"
+    )
+    source = downloads.INSTALL.format(
+        install=downloads.install_line(a_config("example")), results="{}"
+    )
+    exec(source, {})  # the package is here
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="no public address"):
+        exec(source, {})
+
+
+def test_links_of_a_downloaded_notebook_lead_to_the_site():
+    config = a_config("someone")
+    config.doc_baseurl = "/course"
+    text = "see [the data](../build/10_data.ipynb#where) and [x](https://x.org)"
+    page, pages = (
+        docs.Path("limits/24_limits.ipynb"),
+        {"build/10_data.ipynb": "build/data.html"},
+    )
+    there = downloads.with_links_to_the_site(text, page, pages, config)
+    assert "https://someone.github.io/course/build/data.html#where" in there
+    nowhere = downloads.with_links_to_the_site(text, page, pages, a_config("example"))
+    assert nowhere == "see the data and [x](https://x.org)"

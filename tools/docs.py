@@ -24,12 +24,14 @@ import nbformat
 import references
 import yaml
 from PIL import Image
+from downloads import standalone
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from notebooks import GENERATED, is_skipped, kind, own_text
 from site_access import with_access
+from site_head import with_head
 from site_glossary import UNMARKED, terms, with_anchors, with_terms
 from site_links import COPIES, copy_texts, is_plain, with_lines
 from site_links import with_pages_linked, with_post_linked, with_real_addresses
@@ -349,6 +351,7 @@ def finish(page, site, notebooks, config):
         )
     pages = {old.as_posix(): new.as_posix() for new, old in notebooks.items()}
     html = with_access(with_box(with_pages_linked(html, up, pages)))
+    html = with_head(html, page.relative_to(site).as_posix(), up, config)
     words = terms(config.nbs_path)
     html = with_anchors(html, words) if page.name == "glossary.html" else html
     if page.name not in UNMARKED:
@@ -466,9 +469,11 @@ def main():
     write_index(built.out, config.nbs_path / "search_words.yml")
     shutil.rmtree(built.out / "site_libs" / "fuse")
     shutil.copy(ROOT / "LICENSE", built.out / COPIES["LICENSE"])
-    for notebook in notebooks.values():
-        (built.out / notebook).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(config.nbs_path / notebook, built.out / notebook)
+    pages = {old.as_posix(): new.as_posix() for new, old in notebooks.items()}
+    for path in notebooks.values():
+        notebook = nbformat.read(config.nbs_path / path, as_version=4)
+        (built.out / path).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(standalone(notebook, path, pages, config), built.out / path)
     shutil.rmtree(config.doc_path, ignore_errors=True)
     shutil.move(built.out, config.doc_path)
     shutil.rmtree(folder)
