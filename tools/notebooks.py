@@ -32,6 +32,7 @@ from nbdev.config import get_config
 from page_facts import facts, keep_seconds
 from PIL import Image, ImageStat
 from references import references
+from site_links import with_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -304,12 +305,14 @@ def shrink_png(data):
 
 
 def tidy_outputs(notebook):
-    """Make pictures small, also those inside of SVG and HTML, and drop views of
-    widgets, which nothing can show once the kernel is gone."""
+    """Make pictures small, also those inside of SVG and HTML, mend links to the source,
+    and drop views of widgets, which nothing can show once the kernel is gone."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             data.pop("application/vnd.jupyter.widget-view+json", None)
+            if text := data.get("text/markdown"):  # of show_doc
+                data["text/markdown"] = with_lines(text, get_config(path=ROOT), ROOT)
             if "image/png" in data:
                 data["image/png"] = shrink_png(data["image/png"])
             for kind in {"image/svg+xml", "text/html"} & data.keys():

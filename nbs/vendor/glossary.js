@@ -8,11 +8,11 @@
   const home = document.querySelector('meta[name="smalldocs:offset"]').content;
   const never = 'a, code, pre, h1, h2, h3, h4, summary, button, label, input, textarea, svg, ' +
     '.math, .katex, .live-figure, .exercise, .term, .lesson-facts, .references, .description, ' +
-    'figure img, nav';
+    'figure, nav';
 
   function texts() {
     const found = [];
-    for (const block of main.querySelectorAll('p, li, td, figcaption')) {
+    for (const block of main.querySelectorAll('p, li, td')) {
       if (block.closest('.live-figure, .exercise, .references, .lesson-facts, pre')) continue;
       const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
       while (walker.nextNode())
