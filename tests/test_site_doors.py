@@ -3,6 +3,7 @@ keyboard, paper, and what a screen reader meets."""
 
 # ruff: noqa: F811 (fixtures of another module)
 import http.server
+import io
 import re
 import threading
 from functools import partial
@@ -314,6 +315,29 @@ def test_axe_finds_nothing_serious(page, examined):
         for node in fault["nodes"]
     ]
     assert not grave, "\n".join(grave)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_goes_on_has_a_shadow_at_its_edge(scheme, browser, address):
+    "On a phone: at the right edge first, after scrolling at the left one."
+    with _Visit(
+        browser, address + "limits/diagnosis.html", viewport=PHONE, color_scheme=scheme
+    ) as visit:
+        table = visit.page.locator("main table").first
+        table.scroll_into_view_if_needed()
+        hidden = table.evaluate("node => node.scrollWidth - node.clientWidth")
+        assert hidden > 50
+
+        def shades():
+            "The darkness of the left and right edge against the page, below the head."
+            shot = Image.open(io.BytesIO(table.screenshot())).convert("L")
+            row, paper = 2, shot.getpixel((shot.width // 2, 2))
+            edges = (shot.getpixel((x, row)) for x in (1, shot.width - 3))
+            return [abs(edge - paper) > 20 for edge in edges]
+
+        assert shades() == [False, True]
+        table.evaluate("node => { node.scrollLeft = node.scrollWidth; }")
+        assert shades() == [True, False]
 
 
 # ---- anywhere

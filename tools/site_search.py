@@ -75,7 +75,8 @@ class _Sections(HTMLParser):
 
     def end_block(self):
         text, self.block = " ".join("".join(self.block).split()), []
-        if text and not text.startswith(("Next:", "Back to top")):
+        led_away = text == "page" or text.startswith(("Next:", "Back to top"))
+        if text and not led_away:
             self.sections[-1][2].append(text)
 
 
