@@ -300,21 +300,38 @@ def examined(request, browser, address):
     context.close()
 
 
-@pytest.mark.parametrize("page", [*PAGES, "contributing.html"])
-def test_axe_finds_nothing_serious(page, examined):
+def grave(examined):
+    "What axe-core has against a page, but for trifles."
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    examined.page.goto(examined.home + page)
-    examined.page.wait_for_function(
-        "document.querySelectorAll('.math:not(:has(.katex))').length === 0"
-    )
     result = axe.run(examined.page, options=examined.options)
-    grave = [
+    return [
         f"{fault['id']}: {node['html'][:120]}"
         for fault in result.response["violations"]
         if fault["impact"] in ("moderate", "serious", "critical")
         for node in fault["nodes"]
     ]
-    assert not grave, "\n".join(grave)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "contributing.html"])
+def test_axe_finds_nothing_serious(page, examined):
+    examined.page.goto(examined.home + page)
+    examined.page.wait_for_function(
+        "document.querySelectorAll('.math:not(:has(.katex))').length === 0"
+    )
+    found = grave(examined)
+    assert not found, "\n".join(found)
+
+
+def test_axe_finds_nothing_in_what_opens(examined):
+    examined.page.goto(examined.home + "concepts/elbo.html")
+    examined.page.fill(BOX, "posterior collapse")
+    examined.page.wait_for_selector("#site-search-results a")
+    examined.page.keyboard.press("ArrowDown")
+    assert grave(examined) == []
+    examined.page.keyboard.press("Escape")
+    examined.page.locator(".term").first.focus()
+    assert examined.page.locator(".term-box >> visible=true").count() == 1
+    assert grave(examined) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -24,18 +24,14 @@ import nbformat
 import references
 import yaml
 from PIL import Image
-from downloads import standalone
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from notebooks import GENERATED, is_skipped, kind, own_text
-from site_access import with_access
-from site_head import with_head
-from site_glossary import UNMARKED, terms, with_anchors, with_terms
-from site_links import COPIES, copy_texts, is_plain, with_lines
-from site_links import with_pages_linked, with_post_linked, with_real_addresses
-from site_search import with_box, write_index
+from site_doors import with_doors, write_doors
+from site_links import COPIES, copy_texts, is_plain, with_lines, with_post_linked
+from site_links import with_real_addresses
 
 if sys.version_info < (3, 11):
     sys.exit(
@@ -336,7 +332,7 @@ def finish(page, site, notebooks, config):
             f'<details class="code-fold {name}">',
             html,
         )
-    scripts = ["vendor/folds.js", "vendor/search.js"]
+    scripts = ["vendor/folds.js"]
     html = html.replace(KATEX_CDN, f"{up}vendor/katex").replace(
         "contrib/auto-render", "auto-render"
     )
@@ -350,13 +346,7 @@ def finish(page, site, notebooks, config):
             f'/nbs/{notebook.as_posix()}"',
         )
     pages = {old.as_posix(): new.as_posix() for new, old in notebooks.items()}
-    html = with_access(with_box(with_pages_linked(html, up, pages)))
-    html = with_head(html, page.relative_to(site).as_posix(), up, config)
-    words = terms(config.nbs_path)
-    html = with_anchors(html, words) if page.name == "glossary.html" else html
-    if page.name not in UNMARKED:
-        html = with_terms(html, words, up, pages)
-        scripts.append("vendor/glossary.js")
+    html = with_doors(html, page.relative_to(site).as_posix(), up, pages, config)
     figures = re.findall(
         r'class="live-figure" data-figure="(\w+)" data-files="([^"]*)"', html
     )
@@ -466,14 +456,7 @@ def main():
         shutil.copytree(figures, built.out / figures.relative_to(folder))
     for page in built.out.rglob("*.html"):
         finish(page, built.out, notebooks, config)
-    write_index(built.out, config.nbs_path / "search_words.yml")
-    shutil.rmtree(built.out / "site_libs" / "fuse")
-    shutil.copy(ROOT / "LICENSE", built.out / COPIES["LICENSE"])
-    pages = {old.as_posix(): new.as_posix() for new, old in notebooks.items()}
-    for path in notebooks.values():
-        notebook = nbformat.read(config.nbs_path / path, as_version=4)
-        (built.out / path).parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(standalone(notebook, path, pages, config), built.out / path)
+    write_doors(built.out, notebooks, config)
     shutil.rmtree(config.doc_path, ignore_errors=True)
     shutil.move(built.out, config.doc_path)
     shutil.rmtree(folder)

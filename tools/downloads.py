@@ -63,6 +63,15 @@ def with_links_to_the_site(text, page, pages, config):
     )
 
 
+def write_downloads(site, notebooks, config):
+    "Each notebook for download; `notebooks` are {page: notebook}."
+    pages = {old.as_posix(): new.as_posix() for new, old in notebooks.items()}
+    for path in notebooks.values():
+        notebook = nbformat.read(config.nbs_path / path, as_version=4)
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(standalone(notebook, path, pages, config), site / path)
+
+
 def standalone(notebook, page, pages, config):
     "The notebook at `page` of the course, so that it runs alone."
     code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")

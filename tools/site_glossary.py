@@ -49,16 +49,21 @@ def with_anchors(html, words):
     return html
 
 
-def with_terms(html, words, up, pages):
-    "A page with what its words mean, for the script that shows it."
+def with_terms(html, page, words, up, pages):
+    "A page with what its words mean, and the script that shows it."
+    if page in UNMARKED:
+        return html
     text = unescape(re.sub(r"<pre.*?</pre>|<[^>]+>", "", html, flags=re.S))
     used = []
     for word, (meaning, notebook) in words.items():
         patterns = [pattern(form) for form in forms(word)]
         if any(re.search(found, text) for found in patterns):
-            page = pages.get(notebook.split("#")[0])
-            used.append([word, "|".join(patterns), meaning, f"{up}{page}", slug(word)])
+            where = up + pages[notebook.split("#")[0]]
+            used.append([word, "|".join(patterns), meaning, where, slug(word)])
     used.sort(key=lambda term: -len(term[0]))  # the longer word wins
     data = json.dumps(used, ensure_ascii=False).replace("</", "<\\/")
-    script = f'<script type="application/json" id="glossary-terms">{data}</script>'
-    return html.replace("</body>", script + "</body>")
+    tags = (
+        f'<script type="application/json" id="glossary-terms">{data}</script>'
+        f'<script src="{up}vendor/glossary.js" defer></script>'
+    )
+    return html.replace("</body>", tags + "</body>")

@@ -106,11 +106,12 @@ def write_index(site, words):
     (site / "search.json").unlink()
 
 
-def with_box(html):
+def with_box(html, up):
     "Our box instead of smalldocs' one: beside the title, also on a phone."
     html, theirs = THEIRS.subn("", html)
     html, fuse = FUSE.subn("", html)
     if (theirs, fuse, html.count(BRAND)) != (1, 1, 1):
         raise ValueError("smalldocs' search box is not where it was")
     end = html.index("</div>", html.index(BRAND)) + len("</div>")
-    return html[:end] + BOX + html[end:]
+    script = f'<script src="{up}vendor/search.js" defer></script>'
+    return (html[:end] + BOX + html[end:]).replace("</body>", script + "</body>")
