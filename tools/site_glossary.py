@@ -12,6 +12,10 @@ ROW = re.compile(r"^\| \*\*(.+?)\*\* \| (.+?) \| \[[^]]+\]\(([^)]+)\) \|$", re.M
 UNMARKED = {"glossary.html", "reference.html", "contributing.html"}
 
 
+# Words that mostly mean something else: marked only where they are explained.
+AMBIGUOUS = {"score", "mode", "reconstruction"}
+
+
 def slug(word):
     "The anchor of a word in the glossary."
     return re.sub(r"\W+", "-", word.lower()).strip("-")
@@ -56,6 +60,8 @@ def with_terms(html, page, words, up, pages):
     text = unescape(re.sub(r"<pre.*?</pre>|<[^>]+>", "", html, flags=re.S))
     used = []
     for word, (meaning, notebook) in words.items():
+        if word in AMBIGUOUS and pages[notebook.split("#")[0]] != page:
+            continue
         patterns = [pattern(form) for form in forms(word)]
         if any(re.search(found, text) for found in patterns):
             where = up + pages[notebook.split("#")[0]]
