@@ -18,10 +18,6 @@ from browsing import LIVE, NOTEBOOK_OF, PAGES, ROOT, Visit
 LESSONS = ("start/", "concepts/", "build/", "limits/", "beyond/")
 # Pages that one opens to read code: nothing else is on them.
 OF_CODE = ("inside/", "practice/gradients_by_hand")
-# Pages that do not yet put the lesson first, and why. A page that does must leave.
-PENDING = {
-    "limits/limits.html": "opens with a table, neither picture nor formula",
-}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -208,14 +204,7 @@ def faults(visit, page):
             yield f"code cut off at {width} px, {len(line)} columns: {line[:60]}"
 
 
-def looked_at():
-    for page in PAGES:
-        reason = PENDING.get(page)
-        marks = pytest.mark.xfail(reason=reason, strict=True) if reason else ()
-        yield pytest.param(page, marks=marks)
-
-
-@pytest.mark.parametrize("page", list(looked_at()))
+@pytest.mark.parametrize("page", PAGES)
 def test_the_lesson_comes_first(page, browser, address):
     with Visit(browser, address + page) as visit:
         found = list(faults(visit, page))
@@ -244,7 +233,7 @@ def test_folds_say_what_they_hold(page, browser, address):
         figures = visit.page.locator("main .cell-output figure.figure:has(figcaption)")
         numbers = figures.locator("figcaption strong").all_inner_texts()
         assert numbers == [f"Figure {n}." for n in range(1, len(captions) + 1)]
-        assert figures.locator("img").count() == len(captions)
+        assert figures.locator("img, .live-figure").count() == len(captions)
         helpers = sum(notebooks.kind(cell) == "helper" for cell in cells)
         assert visit.page.locator("main details.helper").count() == helpers
         assert visit.page.locator("main details[open]").count() == 0

@@ -29,6 +29,7 @@ SOUGHT = {
     "posterior collapse": "limits/collapse.html",
     "sum or mean": "beyond/reductions.html",
     "own images": "practice/your_own_images.html",
+    "how to use my own images": "practice/your_own_images.html",
     "reparameterization trick": "concepts/reparameterization.html",
     "importance weighting": "concepts/importance_weighting.html",
     "resume training": "practice/questions.html#how-do-i-sample-load-resume",

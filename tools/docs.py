@@ -89,30 +89,43 @@ COLUMN, TALLEST = 780, 520  # of a figure, in pixels
 
 def write_figures(cell, folder, stem, number):
     """Keep each picture as a file of its own, shown as wide as the column with the
-    cell's alt text and its numbered caption. Returns the number of the next figure."""
+    cell's alt text; pictures and live figures get the cell's caption and a number.
+    Returns the number of the next figure."""
+    caption = option(cell, "fig-cap")
     for place, output in enumerate(cell.get("outputs", [])):
-        picture = picture_of(output)
-        if not picture:
+        live = output.get("data", {}).get("text/html", "")
+        if live.startswith('<div class="live-figure"'):
+            content = live if caption else ""
+        elif picture := picture_of(output):
+            content = write_picture(cell, picture, folder, f"{stem}-{cell.id}-{place}")
+        else:
+            content = ""
+        if not content:
             continue
-        content, ending, width, height = picture
-        alt, caption = option(cell, "fig-alt"), option(cell, "fig-cap")
-        if not alt:
-            raise ValueError(f"{stem}, {cell.id}: a figure without #| fig-alt")
-        (folder / "figures").mkdir(exist_ok=True)
-        name = f"figures/{stem}-{cell.id}-{place}.{ending}"
-        (folder / name).write_bytes(content)
-        scale = min(COLUMN / width, TALLEST / height, 1.6)
-        image = (
-            f'<img class="img-fluid" loading="lazy" src="{name}" '
-            f'width="{scale * width:.0f}" height="{scale * height:.0f}" '
-            f'alt="{escape(alt)}">'
-        )
+        below = ""
         if caption:
-            caption = f"<figcaption>\n\n**Figure {number}.** {caption}\n\n</figcaption>"
+            below = f"<figcaption>\n\n**Figure {number}.** {caption}\n\n</figcaption>"
             number += 1
-        figure = f'<figure class="figure">\n{image}\n{caption}\n</figure>'
+        figure = f'<figure class="figure">\n{content}\n{below}\n</figure>'
         output.data = nbformat.from_dict({"text/markdown": figure})
     return number
+
+
+def write_picture(cell, picture, folder, name):
+    "A picture as a file; the tag that shows it."
+    content, ending, width, height = picture
+    alt = option(cell, "fig-alt")
+    if not alt:
+        raise ValueError(f"{name}: a figure without #| fig-alt")
+    (folder / "figures").mkdir(exist_ok=True)
+    file = f"figures/{name}.{ending}"
+    (folder / file).write_bytes(content)
+    scale = min(COLUMN / width, TALLEST / height, 1.6)
+    return (
+        f'<img class="img-fluid" loading="lazy" src="{file}" '
+        f'width="{scale * width:.0f}" height="{scale * height:.0f}" '
+        f'alt="{escape(alt)}">'
+    )
 
 
 def shown_names(notebook):

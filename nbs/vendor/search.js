@@ -20,7 +20,7 @@
     .replace(/[α-ω]/g, greekName).match(/[\p{L}\p{N}]+/gu) || []).map(stem);
   const small = new Set(words(
     'a an and are as at be but by can do does for from how i in into is it its my not of on or ' +
-    'that the this to was what when which why will with you your'));
+    'that the this to use was what when which why will with you your'));
 
   // ---- the index: for each word, how often each section says it, by field
   let entries = null, postings = null, meanLength = 1;
