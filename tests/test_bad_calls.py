@@ -533,3 +533,17 @@ def test_models_of_other_precision_work_or_are_refused(build, dtype, tmp_path):
     torch.testing.assert_close(
         again.sample(3, 0).to(dtype), model.sample(3, 0), atol=0.05, rtol=0
     )
+
+
+@pytest.mark.parametrize("build", [vae.mlp_vae, vae.conv_vae])
+def test_data_is_brought_to_where_the_model_is(build):
+    "Here to its dtype; a GPU is not asked for, and takes the same way."
+    torch.manual_seed(0)
+    model = build((1, 4, 4), hidden=(3,)).double()
+    history = training.fit(model, IMAGES, IMAGES, epochs=1, log=None)
+    assert np.isfinite(history[-1]["elbo"])
+    assert np.isfinite(evaluation.evaluate(model, IMAGES).elbo)
+    scores = likelihood.log_likelihood(model, IMAGES, num_samples=5)
+    assert scores.values.isfinite().all()
+    with pytest.raises(TypeError, match="x is torch.float32.*convert"):
+        likelihood.log_joint(model, IMAGES, torch.zeros(2, 2))

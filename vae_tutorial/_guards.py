@@ -799,6 +799,8 @@ def _check_all(given, kinds, signature, model):
         may_be_none = kind is not signature.parameters[name].annotation
         if value is not None or not may_be_none:
             _check_alias(kind, name, value, model)
+    if ImageModel in kinds.values():  # brings what it is given to where the model is
+        return
     floats = {n: t for n, t in _tensors(given).items() if t.is_floating_point()}
     _check_kinship(floats, model)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 from torch.nn import functional as F
-from ._guards import Count, ImageModel, PixelKind, Seed
+from ._guards import Count, ImageModel, Model, PixelKind, Seed
 from ._guards import UnitImages, check_comparable, check_plane, check_rows
 from ._guards import checked, seeded, unchecked
 from .data import binarize
@@ -59,7 +59,7 @@ class LogLikelihood:
 # %% ../nbs/build/16_log_likelihood.ipynb #joint-2
 @checked
 def log_joint(
-    model: ImageModel,  # A `VAE`, or anything with its methods
+    model: Model,  # A `VAE`, or anything with `encode`, `decode` and `prior`
     x: UnitImages,  # In [0, 1], shape (n, channels, height, width)
     z: Tensor,  # Latent vectors, shape (m, latent_dim)
 ) -> Tensor:  # log p(x|z) + log p(z) in nats, shape (n, m)
