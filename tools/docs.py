@@ -27,7 +27,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from notebooks import is_skipped, kind
+from notebooks import is_skipped, kind, plain_sections
 from site_exercises import add_scripts, put_forms
 
 if sys.version_info < (3, 11):
@@ -211,7 +211,7 @@ def shape_text(cell, old, config):
     cell.source = re.sub(
         r"\]\(\.\./(CONTRIBUTING|LICENSE)",
         rf"]({config.git_url}/blob/{config.branch}/\1",
-        text,
+        plain_sections(text),
     )
 
 

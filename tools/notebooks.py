@@ -116,7 +116,8 @@ def kind(cell):
 
 
 def hide_sources(notebook):
-    "Hide in JupyterLab what the site folds; of a solution, its answer too."
+    """Hide in JupyterLab what the site folds; of a solution, its answer too. JupyterLab
+    then shows the first line: an empty one, where a directive would be noise."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -127,6 +128,9 @@ def hide_sources(notebook):
         cell.metadata.pop("jupyter", None)
         if any(hidden.values()):
             cell.metadata.jupyter = {key: True for key in hidden if hidden[key]}
+        blank = "\n" if hidden["source_hidden"] else ""
+        if (source := cell.source.lstrip("\n")).startswith("#|"):
+            cell.source = blank + source
 
 
 def next_line(path):
@@ -309,6 +313,12 @@ def refresh(paths):
     form(paths)
 
 
+def plain_sections(text):
+    """Links to sections as the site and GitHub know them. JupyterLab reaches a section
+    at once only by its cell, whose id is therefore the section's name on the site."""
+    return re.sub(r"(\]\([^)]*#)cell-id=", r"\1", text)
+
+
 def readme():
     """README.md is the index page without the code behind its tables, its links seen
     from the top of the repository."""
@@ -327,6 +337,7 @@ def readme():
     body = re.sub(r"(!?\[[^]]*\]\()(?!https?:|#)([^)]+\))", r"\1nbs/\2", body).replace(
         "](nbs/../", "]("
     )
+    body = plain_sections(body)
     return (
         "<!-- Made from nbs/index.ipynb by tools/notebooks.py: edit that. -->\n\n"
         + re.sub(r"\n{3,}", "\n\n", re.sub(r"```python\s*```\n", "", body)).strip()
