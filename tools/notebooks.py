@@ -4,8 +4,8 @@ form of their pages (CONTRIBUTING.md). What nbdev lacks, nothing more.
 python tools/notebooks.py refresh [NOTEBOOK ...]
     run each in a fresh kernel, store its outputs; then do what `form` does
 python tools/notebooks.py form [NOTEBOOK ...]
-    hide the source of what is not the lesson, write each page's Next line and the
-    index's table from the route, clean; then do what `readme` does
+    hide the source of what is not the lesson, show stills of the live figures, write
+    each page's Next line and the index's table, clean; then do what `readme` does
 python tools/notebooks.py readme
     write README.md from the stored nbs/index.ipynb
 
@@ -30,6 +30,7 @@ from PIL import Image, ImageStat
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
+STILLS = NBS / "vendor" / "stills"  # of the live figures, from tools/stills.py
 
 
 def notebooks():
@@ -133,6 +134,21 @@ def hide_sources(notebook):
             cell.source = blank + source
 
 
+def put_stills(notebook, path):
+    """Give each live figure its still: JupyterLab shows no more of it before its cell
+    runs, and keeps no picture that lies in the notebook's HTML itself."""
+    note = "A still of a live figure: run this cell, and it moves."
+    opening = re.compile(r'<div class="live-figure" data-figure="(\w+)"[^>]*>')
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if found := opening.match(data.get("text/html", "")):
+                still = STILLS / f"{found[1]}.webp"
+                address = Path(os.path.relpath(still, path.parent)).as_posix()
+                image = f'<img src="{address}" alt="{note}">'
+                data["text/html"] = f"{found[0]}{image}<br><em>{note}</em></div>"
+
+
 def next_line(path):
     "The last line of a page: what comes after it. The first and the last have none."
     pages = [page for _, page in route()]
@@ -180,6 +196,7 @@ def form(paths):
         notebook = nbformat.read(path, as_version=4)
         before = nbformat.writes(notebook)
         hide_sources(notebook)
+        put_stills(notebook, path)
         if path.name == "index.ipynb":
             write_table(notebook)
         elif line := next_line(path):

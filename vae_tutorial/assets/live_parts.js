@@ -4,6 +4,7 @@
 const STYLE = `
 .live { font-size: 0.9rem; line-height: 1.4; max-width: 100%; --latent: #e69500; --decoder: #bd1f01;
   --line: color-mix(in srgb, currentColor 35%, transparent); }
+.live, .live * { box-sizing: border-box; }
 .live, .live-row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .live-row { gap: 0.5rem; align-items: center; }
 .live-column { display: flex; flex-direction: column; gap: 0.6rem; max-width: 100%; min-width: 0; }
@@ -27,7 +28,7 @@ const STYLE = `
   color: white; font-size: 0.8rem; white-space: nowrap; pointer-events: none; }
 .live :focus-visible { outline: 3px solid #3f90da; outline-offset: 2px; }
 .live table { display: table; width: auto; margin: 0; border-collapse: collapse; background: none;
-  font-variant-numeric: tabular-nums; }
+  font-variant-numeric: tabular-nums; align-self: flex-start; }
 .live :is(td, th) { padding: 0.05rem 0.8rem 0.05rem 0; border: 0; text-align: left;
   font-weight: normal; }
 .live td { text-align: right; padding-right: 0; min-width: 4.2em; }
@@ -35,7 +36,7 @@ const STYLE = `
 .live button { background: color-mix(in srgb, currentColor 8%, transparent); border-radius: 4px;
   border: 1px solid var(--line); padding: 0.15rem 0.55rem; }
 .live button[aria-pressed=true] { background: #1a5fb4; border-color: #1a5fb4; color: white; }
-.live label { display: flex; gap: 0.6rem; align-items: center; }
+.live label { display: flex; gap: 0.6rem; align-items: center; min-width: 0; }
 .live label > span { min-width: 9.5em; }
 .live input[type=range] { flex: 1; min-width: 6rem; min-height: 2rem; accent-color: #1a5fb4; }
 .live-note { font-size: 0.85rem; margin: 0; }

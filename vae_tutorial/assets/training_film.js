@@ -23,6 +23,7 @@ function render({model, el}) {
   table.removeAttribute('aria-live');      // or Play would not stop talking
   map.box.style.width = '19rem';
   moment.style.flex = '1';
+  moment.firstChild.style.minWidth = '0';
   const wide = (style, ...nodes) =>
     element('div', {className: 'live-row live-wide', style}, ...nodes);
   frame(el, wide('flex-wrap:nowrap', play, moment), map.box, curves,
