@@ -137,7 +137,7 @@ def hide_sources(notebook):
 def put_stills(notebook, path):
     """Give each live figure its still: JupyterLab shows no more of it before its cell
     runs, and keeps no picture that lies in the notebook's HTML itself."""
-    note = "A still of a live figure: run this cell, and it moves."
+    note = "A still of a live figure: run the cells down to here, and it moves."
     opening = re.compile(r'<div class="live-figure" data-figure="(\w+)"[^>]*>')
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -146,7 +146,7 @@ def put_stills(notebook, path):
                 still = STILLS / f"{found[1]}.webp"
                 address = Path(os.path.relpath(still, path.parent)).as_posix()
                 image = f'<img src="{address}" alt="{note}">'
-                data["text/html"] = f"{found[0]}{image}<br><em>{note}</em></div>"
+                data["text/html"] = f"{found[0]}<em>{note}</em><br>{image}</div>"
 
 
 def next_line(path):

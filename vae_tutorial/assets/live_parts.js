@@ -66,6 +66,7 @@ function frame(el, ...children) {          // the figure's outermost element
   return box;
 }
 
+const OWN_KEYS = {'data-lm-suppress-shortcuts': 'true'};     // JupyterLab leaves the arrows alone
 const captioned = (node, text, style = '') =>
   element('figure', {style}, node, element('figcaption', {textContent: text}));
 const button = (text, onclick, more = {}) =>
@@ -150,7 +151,8 @@ function plane(label, halfWidth = 4) {     // a square whose coordinates are tho
 // beside the point scrolls the page.
 function movablePoint(map, move, onTouch = () => {}) {
   const label = 'Point on the map. Arrow keys move it, Shift: larger steps, Home: the middle.';
-  const knob = element('button', {type: 'button', className: 'live-knob', 'aria-label': label});
+  const knob = element('button',
+    {type: 'button', className: 'live-knob', 'aria-label': label, ...OWN_KEYS});
   const hint = element('span', {className: 'live-hint', textContent: 'drag me'});
   let z = [0, 0], start = null;
   map.box.append(knob, hint);
@@ -339,7 +341,8 @@ function quartilesOf(usual, digit) {       // of the ELBO of the test images wit
 
 // ---- controls -----------------------------------------------------------------------------------
 function slider(text, {min, max, step, value}, oninput, show = v => number(v)) {
-  const input = element('input', {type: 'range', min, max, step, oninput: () => set(+input.value)});
+  const input = element('input',
+    {type: 'range', min, max, step, oninput: () => set(+input.value), ...OWN_KEYS});
   const shown = element('output', {style: 'min-width:4em;text-align:right'});
   const put = v => {
     input.value = v;
