@@ -253,26 +253,6 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
     problems = run_all(page, address, token, "inside/86_live_figures.ipynb")
     assert page.locator(FAULTS).count() == 0
 
-    plane = scroll_to(
-        page, ".live canvas[role=application]"
-    )  # a drag reaches the kernel
-    box = plane.bounding_box()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
-    page.mouse.down()
-    page.mouse.move(
-        box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"], steps=8
-    )
-    page.mouse.up()
-    page.wait_for_timeout(1000)
-    z = ask(runtime, "explorer.z")
-    assert z[0] > 1 and z[1] > 1
-    ask(
-        runtime, "setattr(explorer, 'z', [-1.0, 0.5])"
-    )  # and the kernel's value reaches the figure
-    page.wait_for_function(
-        "document.querySelector('.live table').innerText.includes('−1.00')"
-    )
-
     start = scroll_to(page, "button:has-text('Start')")
     ask(runtime, "setattr(panel.epochs, 'value', 20)")
     start.click()
@@ -427,6 +407,9 @@ def test_every_figure_in_jupyterlab(browser, lab):
     page.wait_for_timeout(500)
     z = ask(runtime, "pipeline.z")
     assert z[0] > 1 and z[1] > 1
+    page.locator(".live-flow .live-knob").press("ArrowRight")
+    page.wait_for_timeout(500)
+    assert ask(runtime, "pipeline.z")[0] == pytest.approx(z[0] + 0.1)
     ask(runtime, "setattr(pipeline, 'z', [0.0, 0.0])")
     page.wait_for_function(
         """parseFloat(document.querySelector('.live-flow .live-knob').style.left)
