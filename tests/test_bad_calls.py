@@ -244,6 +244,11 @@ def calls(folder):
         plots.plot_latent_map: {**mapped, "axes": None},
         plots.latent_grid: grid,
         plots.show_manifold: {"decode": decode_mean, **grid, "axes": None},
+        plots.draw_parts: {
+            "parts": [("data", 0.0, 0.0, "x"), ("encoder", 2.0, 0.0, "q")],
+            "arrows": [(0, 1, "")],
+            "axes": None,
+        },
         own_images.read_image: {
             "path": pictures / "0.png",
             "size": (4, 4),

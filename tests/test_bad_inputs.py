@@ -270,6 +270,10 @@ def functions(folder):
             plots.show_manifold,
             {"decode": lambda z: MODEL.decode(z).mean, **grid, "axes": None},
         ),
+        (
+            plots.draw_parts,
+            {"parts": [("data", 0, 0, "x")], "arrows": [], "axes": None},
+        ),
         (exercises.check, {"name": "elbo.1", "answer": 1.0}),
     ]
 

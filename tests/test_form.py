@@ -12,7 +12,9 @@ import sys
 import nbformat
 import notebooks
 import numpy
+import page_facts
 import pytest
+import references
 from notebooks import NBS, kind
 from PIL import Image
 
@@ -200,7 +202,11 @@ def complaints(path):
         found.append("the first cell is not a title and its subtitle")
     if path.stem in NO_LESSONS:
         return found
-    read = [cell for cell in notebook.cells if not is_exercise(cell)]
+    read = [
+        cell
+        for cell in notebook.cells
+        if not is_exercise(cell) and cell.id not in notebooks.GENERATED
+    ]
     if len(read) > MOST_CELLS and path.parent.name != "inside":
         found.append(f"{len(read)} cells")
     last = notebook.cells[-1].source.splitlines()[-1:]
@@ -272,3 +278,67 @@ def test_stored_pictures_keep_rare_colours():
     kept = Image.open(io.BytesIO(base64.b64decode(stored))).convert("RGB")
     error = numpy.abs(numpy.asarray(kept).astype(int) - pixels.astype(int)).max(-1)
     assert error[220:228].max() < 24 and error[:200].max() < 40
+
+
+# ---- what `form` writes around a lesson
+
+
+def prose_and_docstrings(path):
+    notebook = nbformat.read(path, as_version=4)
+    return notebooks.own_text(notebook, lambda _: True)
+
+
+@pytest.mark.parametrize("path", notebooks.notebooks(), ids=name)
+def test_what_stands_around_the_lesson_is_up_to_date(path):
+    notebook = nbformat.read(path, as_version=4)
+    before = [(cell.id, cell.source) for cell in notebook.cells]
+    if path.stem != "index":
+        notebooks.write_around(path, notebook)
+    now = [(cell.id, cell.source) for cell in notebook.cells]
+    assert now == before, "run tools/notebooks.py form"
+
+
+def test_every_citation_is_in_the_bibliography_and_every_paper_is_cited():
+    papers, cited = references.bibliography(), {}
+    for path in notebooks.notebooks():
+        for citation in references.cited(prose_and_docstrings(path)):
+            cited.setdefault(citation, name(path))
+    assert cited.keys() - papers.keys() == set()
+    assert papers.keys() - cited.keys() == set()
+    for citation, paper in papers.items():
+        assert paper.keys() == {"authors", "title", "where", "url"}, citation
+        first = paper["authors"].split(",")[0].split(". ")[-1]
+        assert citation.startswith(first), citation
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("so (Kingma & Welling 2014; Rezende et al. 2014)", 2),
+        ("Burda et al. (2016) call it active", 1),
+        ("REINFORCE, Williams 1992).", 1),
+        ("Loaiza-Ganem & Cunningham 2019, Petroff 2021", 2),
+        ("in 2014, since 2016, on 3 May 2020", 0),
+        ("In 2014 and In June 2020", 0),
+    ],
+)
+def test_what_reads_like_a_citation(text, expected):
+    found = references.cited(text)
+    assert len([one for one in found if not one.startswith("May")]) == expected
+
+
+def test_pages_build_on_pages_before_them():
+    order = [name(path) for _, path in notebooks.route()]
+    for page, needed in page_facts.prerequisites().items():
+        for other in needed:
+            assert other in order and page in order, (page, other)
+            assert order.index(other) < order.index(page), (page, other)
+
+
+@pytest.mark.parametrize(
+    "words, lines, seconds, expected",
+    [(200, 0, 0, 1), (201, 0, 0, 2), (400, 20, 30, 4), (0, 0, 1, 1)],
+)
+def test_minutes_are_words_lines_and_the_run(words, lines, seconds, expected):
+    prose, code = "word " * words, "x = 1\n" * lines
+    assert page_facts.minutes(prose, code, seconds) == expected

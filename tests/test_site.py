@@ -12,6 +12,7 @@ pytest.importorskip("smalldocs", reason="the docs builder needs Python 3.11")
 import docs
 import nbformat
 import notebooks
+import site_links
 from browsing import LIVE, NOTEBOOK_OF, PAGES, ROOT, Visit
 
 LESSONS = ("start/", "concepts/", "build/", "limits/", "beyond/")
@@ -119,11 +120,12 @@ def test_site_has_what_readers_expect(browser, site, address):
         ) and page.locator(".nav-page-next a").get_attribute("href").endswith(
             "evaluation.html"
         )
-        assert (
-            page.locator("a:has-text('View source')")
-            .get_attribute("href")
-            .endswith("/nbs/build/13_training.ipynb")
-        )
+        source = page.locator("a:has-text('View source')")
+        if site_links.has_repository(docs.get_config(path=ROOT)):
+            address = source.get_attribute("href")
+            assert address.endswith("/nbs/build/13_training.ipynb")
+        else:
+            assert source.count() == 0
         assert (
             page.locator("a:has-text('Download notebook')").get_attribute("href")
             == "../build/13_training.ipynb"
@@ -139,9 +141,6 @@ def test_site_has_what_readers_expect(browser, site, address):
         )
         page.wait_for_selector("a[href*='importance_weighting.html'] >> visible=true")
         assert visit.problems == []
-    assert (site / "build" / "13_training.ipynb").read_bytes() == (
-        ROOT / "nbs" / "build" / "13_training.ipynb"
-    ).read_bytes()
     assert "elbo.llms.md" in (site / "llms.txt").read_text()
 
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("smalldocs", reason="the docs builder needs Python 3.11")
 import docs
 import notebooks
-from test_site import _Visit, address, site  # noqa: F401, fixtures
+from browsing import Visit
 import site_exercises
 
 from vae_tutorial.exercises import _EXERCISES, check
@@ -55,12 +55,12 @@ def plain(text):
 
 
 @pytest.fixture(params=["http", "file"])
-def start(request, site, address):  # noqa: F811
+def start(request, site, address):
     return address if request.param == "http" else site.as_uri() + "/"
 
 
 def visit_of(browser, url, **options):
-    return _Visit(browser, url, viewport={"width": 1366, "height": 900}, **options)
+    return Visit(browser, url, viewport={"width": 1366, "height": 900}, **options)
 
 
 def exercise(page, name):
@@ -86,7 +86,7 @@ def mark(page, link):
 
 
 @pytest.mark.parametrize("page", [page for page, names in IN_PAGE.items() if names])
-def test_answers_get_their_verdict(page, browser, address):  # noqa: F811
+def test_answers_get_their_verdict(page, browser, address):
     """The right answer and each typical wrong one get their reasons, another wrong one
     the offer of a hint, which is not there before."""
     with visit_of(browser, address + page) as visit:
@@ -130,7 +130,7 @@ def near(value):
 
 
 @pytest.mark.parametrize("page", [page for page, names in IN_PAGE.items() if names])
-def test_page_judges_as_check_does(page, browser, site):  # noqa: F811
+def test_page_judges_as_check_does(page, browser, site):
     "Also from file://: all known answers, and for numbers a grid around them."
     with visit_of(browser, (site / page).as_uri()) as visit:
         for name in IN_PAGE[page]:
@@ -175,7 +175,7 @@ READ = {
 }
 
 
-def test_numbers_are_read_as_people_write_them(browser, address):  # noqa: F811
+def test_numbers_are_read_as_people_write_them(browser, address):
     "The exercise knows 3.5, -3.5, 4.5 and 1."
     with visit_of(browser, address + "beyond/posterior_gap.html") as visit:
         for number, texts in READ.items():
@@ -234,7 +234,7 @@ BLOCKED = """Object.defineProperty(window, 'localStorage', {
 
 
 @pytest.mark.parametrize("kept", ["blocked", "{", "7", "null", '"solved"', "[1]"])
-def test_page_works_without_memory(kept, browser, address):  # noqa: F811
+def test_page_works_without_memory(kept, browser, address):
     with visit_of(browser, address + "index.html") as visit:
         spoil = f"localStorage.setItem('vae-tutorial-exercises', {json.dumps(kept)})"
         visit.page.add_init_script(BLOCKED if kept == "blocked" else spoil)
@@ -246,7 +246,7 @@ def test_page_works_without_memory(kept, browser, address):  # noqa: F811
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_functions_are_left_to_jupyterlab(page, site):  # noqa: F811
+def test_functions_are_left_to_jupyterlab(page, site):
     """A function's place says where to write it and leads to the notebook; `check` with
     no answer, and what it says to that, stand nowhere."""
     text = (site / page).read_text(encoding="utf-8")
@@ -300,9 +300,9 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("width", [1366, 375])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_legible_and_large_enough(scheme, width, browser, address):  # noqa: F811
+def test_legible_and_large_enough(scheme, width, browser, address):
     names = PAGES[MIXED]
-    with _Visit(
+    with Visit(
         browser,
         address + MIXED,
         viewport={"width": width, "height": 900},
@@ -324,7 +324,7 @@ def test_legible_and_large_enough(scheme, width, browser, address):  # noqa: F81
         assert visit.problems == []
 
 
-def test_works_without_a_mouse(browser, address):  # noqa: F811
+def test_works_without_a_mouse(browser, address):
     with visit_of(browser, address + MIXED) as visit:
         page, (name, *_) = visit.page, PAGES[MIXED]
         place = exercise(page, name)
@@ -353,7 +353,7 @@ def test_choices_stand_as_in_the_question():
     ]
 
 
-def test_every_exercise_has_its_place(site):  # noqa: F811
+def test_every_exercise_has_its_place(site):
     script = (site / "vendor" / "course.js").read_text()
     assert json.loads(script[script.index("{") : script.rindex("}") + 1]) == PAGES
     assert sorted(sum(PAGES.values(), [])) == sorted(_EXERCISES)

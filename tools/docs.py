@@ -21,14 +21,18 @@ from urllib.parse import unquote, urlsplit
 
 import nbdev.doclinks
 import nbformat
+import references
 import yaml
 from PIL import Image
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from notebooks import is_skipped, kind, plain_sections
+from notebooks import GENERATED, is_skipped, kind, own_text, plain_sections
+from site_doors import with_doors, write_doors
 from site_exercises import add_scripts, put_forms
+from site_links import COPIES, copy_texts, is_plain, with_lines, with_post_linked
+from site_links import with_real_addresses
 
 if sys.version_info < (3, 11):
     sys.exit(
@@ -176,24 +180,25 @@ def shape_code(cell, role):
         cell.source = re.sub(r"(?m)^#\|\s*code-(fold|summary):.*\n", "", cell.source)
 
 
-def plain_code(cell):
-    """Undo the links that nbdev puts around names in the comments of a signature: a
-    code block shows them as they are."""
+def mend_signatures(cell, config):
+    """Undo the links that nbdev puts around names in the comments of a signature, since
+    a code block shows them as they are; give its links to the source their lines."""
     for output in cell.get("outputs", []):
         if text := output.get("data", {}).get("text/markdown"):
-            output.data["text/markdown"] = re.sub(
+            text = re.sub(
                 r"```.*?```",
                 lambda block: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", block[0]),
                 text,
                 flags=re.S,
             )
+            output.data["text/markdown"] = with_lines(text, config, ROOT)
 
 
 LINK = re.compile(r"(\]\((?:[\w./-]*/)?)([\w.-]+\.ipynb)")
 
 
 def shape_text(cell, old, config):
-    "Links between pages by the pages' names, others into the repository, a download."
+    "Links between pages by the pages' names, others to the site's copies, a download."
     if cell.cell_type == "raw":
         address = f"{config.doc_host}{config.doc_baseurl}/{old.as_posix()}"
         cell.source = re.sub(
@@ -208,15 +213,36 @@ def shape_text(cell, old, config):
         lambda match: match[1] + page_of(Path(match[2])).name,
         cell.source.replace(mark, ""),
     )
-    cell.source = re.sub(
-        r"\]\(\.\./(CONTRIBUTING|LICENSE)",
-        rf"]({config.git_url}/blob/{config.branch}/\1",
-        plain_sections(text),
-    )
+    for name, copy in COPIES.items():
+        text = text.replace(f"](../{name})", f"]({copy})")
+    cell.source = plain_sections(text)
 
 
-def stage_page(path, old, new, config):
+def shape_around(notebook, text, up):
+    """The cells around a lesson and what leads to them: the line under the title, the
+    list of papers and the citations, the first mention of the post."""
+    cells = {cell.id: cell for cell in notebook.cells}
+    if facts := cells.get("facts"):
+        facts.source = f"::: {{.lesson-facts}}\n{facts.source.strip('*')}\n:::"
+    own = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" and cell.id not in GENERATED
+    ]
+    if papers := cells.get("references"):
+        listed = references.with_anchors(papers.source, text)
+        papers.source = f"::: {{.references}}\n{listed}\n:::"
+        for cell in own:
+            cell.source = references.with_links(cell.source, is_plain)
+    sources = f"{up}index.ipynb#sources"
+    linked = with_post_linked([cell.source for cell in own], sources)
+    for cell, source in zip(own, linked):
+        cell.source = source
+
+
+def stage_page(folder, old, new, config):
     "One page: its links, its folds, its figures."
+    path, new = folder / old, folder / new
     notebook = nbformat.read(path, as_version=4)
     original = nbformat.read(config.nbs_path / old, as_version=4)
     kinds = {cell.id: role_of(cell) for cell in original.cells}
@@ -229,8 +255,10 @@ def stage_page(path, old, new, config):
             shape_text(cell, old, config)
             continue
         shape_code(cell, kinds.get(cell.id))
-        plain_code(cell)
+        mend_signatures(cell, config)
         number = write_figures(cell, new.parent, new.stem, number)
+    up = "../" * (len(new.relative_to(folder).parts) - 1)
+    shape_around(notebook, own_text(original, lambda _: True), up)
     path.unlink()
     nbformat.write(notebook, new)
 
@@ -243,7 +271,7 @@ def stage(folder, config):
         for path in sorted(folder.rglob("*.ipynb"))
     }
     for old, new in names.items():
-        stage_page(folder / old, old, folder / new, config)
+        stage_page(folder, old, new, config)
     settings = yaml.safe_load((folder / "_quarto.yml").read_text())
     renamed = {old.as_posix(): new.as_posix() for old, new in names.items()}
 
@@ -254,9 +282,11 @@ def stage(folder, config):
             return {key: rename(value) for key, value in entry.items()}
         return [rename(value) for value in entry] if isinstance(entry, list) else entry
 
-    (folder / "_quarto.yml").write_text(
-        yaml.safe_dump(rename(settings), sort_keys=False)
-    )
+    for name in settings.pop("metadata-files"):
+        settings["website"] |= yaml.safe_load((folder / name).read_text())["website"]
+    settings = with_real_addresses(rename(settings), config)
+    (folder / "_quarto.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    copy_texts(folder, ROOT, renamed)
     return {new.with_suffix(".html"): old for old, new in names.items()}
 
 
@@ -292,7 +322,7 @@ FOLDS = {
 }
 
 
-def finish(page, site, notebook, config):
+def finish(page, site, notebooks, config):
     """Make a page stand on its own: KaTeX and links from the site itself, its folds
     named by what they hold, the scripts of its live figures."""
     html = page.read_text(encoding="utf-8")
@@ -311,11 +341,13 @@ def finish(page, site, notebook, config):
     html = re.sub(
         r'href="[\w./]*\.html#(\w+\.\w+)"', rf'href="{up}reference.html#\1"', html
     )  # methods are documented there only
-    if notebook:
+    if notebook := notebooks.get(page.relative_to(site)):
         html = html.replace(
             f'/nbs/{page.relative_to(site).with_suffix(".ipynb").as_posix()}"',
             f'/nbs/{notebook.as_posix()}"',
         )
+    pages = {old.as_posix(): new.as_posix() for new, old in notebooks.items()}
+    html = with_doors(html, page.relative_to(site).as_posix(), up, pages, config)
     figures = re.findall(
         r'class="live-figure" data-figure="(\w+)" data-files="([^"]*)"', html
     )
@@ -424,11 +456,9 @@ def main():
     for figures in folder.glob("*/figures"):
         shutil.copytree(figures, built.out / figures.relative_to(folder))
     for page in built.out.rglob("*.html"):
-        finish(page, built.out, notebooks.get(page.relative_to(built.out)), config)
+        finish(page, built.out, notebooks, config)
     add_scripts(built.out)
-    for notebook in notebooks.values():
-        (built.out / notebook).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(config.nbs_path / notebook, built.out / notebook)
+    write_doors(built.out, notebooks, config)
     shutil.rmtree(config.doc_path, ignore_errors=True)
     shutil.move(built.out, config.doc_path)
     shutil.rmtree(folder)

@@ -2,10 +2,13 @@
 form of their pages (CONTRIBUTING.md). What nbdev lacks, nothing more.
 
 python tools/notebooks.py refresh [NOTEBOOK ...]
-    run each in a fresh kernel, store its outputs; then do what `form` does
+    run each in a fresh kernel, store its outputs and how long it took; then do what
+    `form` does
 python tools/notebooks.py form [NOTEBOOK ...]
-    hide the source of what is not the lesson, show stills of the live figures, write
-    each page's Next line and the index's table, clean; then do what `readme` does
+    hide the source of what is not the lesson; show stills of the live figures; write
+    what stands under each page's title (step, minutes, what it builds on), its
+    references, its Next line, and the index's table, from the route; clean; then do
+    what `readme` does
 python tools/notebooks.py readme
     write README.md from the stored nbs/index.ipynb
 
@@ -18,6 +21,7 @@ import io
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -26,7 +30,10 @@ from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
+from page_facts import facts, keep_seconds
 from PIL import Image, ImageStat
+from references import references
+from site_links import with_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -160,14 +167,46 @@ def next_line(path):
     return f"**Next:** [{title}]({os.path.relpath(after, path.parent)}): {subtitle}"
 
 
-def write_next(notebook, line):
-    "Put the Next line at the end of the last Markdown cell, instead of the one there."
+GENERATED = {"facts", "references", "next"}  # cells that `form` writes, by id
+
+
+def put(notebook, name, source, place):
+    "Write a generated cell, or none if it has nothing to say."
+    notebook.cells = [cell for cell in notebook.cells if cell.id != name]
+    if source:
+        place = len(notebook.cells) if place is None else place
+        cell = nbformat.v4.new_markdown_cell(source, id=name)
+        notebook.cells.insert(place, cell)
+
+
+def own_text(notebook, of):
+    "The sources of a page's own cells for which `of` holds, one after the other."
+    own = [cell for cell in notebook.cells if cell.id not in GENERATED]
+    return "\n\n".join(cell.source for cell in own if of(cell))
+
+
+def facts_line(path, notebook):
+    "What stands under a page's title; nothing where the route does not lead."
+    if all(not section for section, page in route() if page == path):
+        return ""
+    prose = own_text(notebook, lambda cell: cell.cell_type == "markdown")
+    code = own_text(
+        notebook, lambda cell: cell.cell_type == "code" and kind(cell) == "lesson"
+    )
+    return facts(path, route(), lambda page: heading(page)[0], prose, code)
+
+
+def write_around(path, notebook):
+    "The cells around the lesson: facts under the title, references and Next at the end."
     last = notebook.cells[-1]
-    if last.cell_type != "markdown":
-        last = nbformat.v4.new_markdown_cell(id="next")
-        notebook.cells.append(last)
-    old = r"(?m)^(\*\*Next:\*\*|Next: \[).*\Z"
-    last.source = (re.sub(old, "", last.source).rstrip() + "\n\n" + line).strip()
+    if last.cell_type == "markdown" and last.id not in GENERATED:
+        last.source = re.sub(r"(?m)^\*\*Next:\*\*.*\Z", "", last.source).rstrip()
+        notebook.cells = [
+            cell for cell in notebook.cells if cell.source or cell != last
+        ]
+    put(notebook, "facts", facts_line(path, notebook), 1)
+    put(notebook, "references", references(own_text(notebook, lambda _: True)), None)
+    put(notebook, "next", next_line(path), None)
 
 
 def table():
@@ -199,8 +238,8 @@ def form(paths):
         put_stills(notebook, path)
         if path.name == "index.ipynb":
             write_table(notebook)
-        elif line := next_line(path):
-            write_next(notebook, line)
+        else:
+            write_around(path, notebook)
         if nbformat.writes(notebook) != before:
             nbformat.write(notebook, path)
             print("formed", path.relative_to(ROOT))
@@ -288,12 +327,14 @@ def shrink_png(data):
 
 
 def tidy_outputs(notebook):
-    """Make pictures small, also those inside of SVG and HTML, and drop views of
-    widgets, which nothing can show once the kernel is gone."""
+    """Make pictures small, also those inside of SVG and HTML, mend links to the source,
+    and drop views of widgets, which nothing can show once the kernel is gone."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             data.pop("application/vnd.jupyter.widget-view+json", None)
+            if text := data.get("text/markdown"):  # of show_doc
+                data["text/markdown"] = with_lines(text, get_config(path=ROOT), ROOT)
             if "image/png" in data:
                 data["image/png"] = shrink_png(data["image/png"])
             for kind in {"image/svg+xml", "text/html"} & data.keys():
@@ -316,7 +357,9 @@ def tidy_outputs(notebook):
 def refresh(paths):
     "Run pages and store what they show."
     for path in paths:
+        start = time.monotonic()
         notebook = run(path)
+        keep_seconds(path.relative_to(NBS).as_posix(), time.monotonic() - start)
         if found := complaints(notebook):
             sys.exit(f"{path}:\n" + "\n".join(found))
         tidy_outputs(notebook)
@@ -333,7 +376,7 @@ def refresh(paths):
 def plain_sections(text):
     """Links to sections as the site and GitHub know them. JupyterLab reaches a section
     at once only by its cell, whose id is therefore the section's name on the site."""
-    return re.sub(r"(\]\([^)]*#)cell-id=", r"\1", text)
+    return re.sub(r"((?:\]\([^)\s]*|^)#)cell-id=", r"\1", text)
 
 
 def readme():

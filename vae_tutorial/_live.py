@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from ._guards import check_images, seeded
 from .data import binarize
 from .objectives import beta_elbo
-from .plots import DIGIT_COLORS, TERM_COLORS, plot_latent_map, plot_losses
+from .plots import DIGIT_COLORS, plot_latent_map, plot_losses
 from .plots import show_reconstructions
 from .training import fit
 
@@ -71,7 +71,7 @@ def _usual(vae, images, labels):
         quartiles[digit] = parts.quantile(torch.tensor([0.25, 0.5, 0.75]))
     return quartiles
 
-
+# %% ../nbs/inside/74_behind_the_figures.ipynb #map-bytes-2
 @torch.no_grad()
 def _map_bytes(vae, images, labels):
     check_images(images, vae.image_shape)
@@ -197,6 +197,8 @@ class _Controls(_Picture):
 # %% ../nbs/inside/74_behind_the_figures.ipynb #report
 class _Watched(_Controls):
     "The training's thread: `fit`, with a callback that draws, waits and stops."
+
+    _drawn_at = 0.0
 
     def _train(self):
         objective, epochs = beta_elbo(self.beta.value), self.epochs.value

@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['DIGIT_COLORS', 'TERM_COLORS', 'use_style', 'show_images', 'show_reconstructions', 'plot_losses', 'plot_latent_map',
-           'latent_grid', 'show_manifold']
+           'latent_grid', 'show_manifold', 'draw_parts']
 
 # %% ../nbs/inside/77_plots.ipynb #imports
 import math
 import os
 from collections.abc import Callable
+from numbers import Real
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse, Polygon
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Normal
 from ._guards import check_axes, check_columns, check_dims, check_drawable
 from ._guards import check_history, check_labels, check_pairs, check_tensor
+from ._guards import checked, shown
 
 # %% ../nbs/inside/77_plots.ipynb #colors
 DIGIT_COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#b9ac70", "#832db6"]
@@ -268,3 +271,60 @@ def _label_manifold(axes, num, side, is_line, dims):
     axes.set(xlabel=f"$z_{{{dims[0] + 1}}}$", ylabel=vertical)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+# %% ../nbs/inside/77_plots.ipynb #parts-2
+_PARTS = {  # width, height at the left, height at the right, colour
+    "data": (1.2, 1.0, 1.0, "#e3e3e3"),
+    "encoder": (2.0, 1.6, 0.9, "#1a5fb4"),
+    "latent": (1.3, 1.0, 1.0, "#ffc34d"),
+    "decoder": (2.0, 0.9, 1.6, "#bd1f01"),
+    "loss": (2.6, 0.9, 0.9, "white"),
+}
+
+
+def _part(kind, x, y):
+    "The outline of a part around (x, y)."
+    width, left, right, color = _PARTS[kind]
+    look = {"facecolor": color, "edgecolor": "0.4", "linewidth": 0.8}
+    if kind == "latent":
+        return Ellipse((x, y), width, left, **look)
+    corners = [(-width, -left), (-width, left), (width, right), (width, -right)]
+    return Polygon([(x + a / 2, y + b / 2) for a, b in corners], **look)
+
+# %% ../nbs/inside/77_plots.ipynb #parts-3
+@checked
+def draw_parts(
+    parts: list[tuple[str, Real, Real, str]],  # Kind, x, y and text of each
+    arrows: list[tuple[int, int, str]],  # From which part to which, what it carries
+    axes: Axes | None = None,  # Where to draw; None makes a figure
+) -> Axes:  # The diagram
+    "Parts: data, encoder, latent, decoder, loss. Raises `ValueError` for another kind."
+    _check_parts(parts, arrows, axes)
+    axes = axes or plt.figure(figsize=(7.5, 2.4)).gca()
+    axes.set(aspect="equal")
+    axes.axis("off")
+    shapes = [axes.add_patch(_part(kind, x, y)) for kind, x, y, _ in parts]
+    middle = {"ha": "center", "va": "center", "fontsize": 10}
+    for kind, x, y, text in parts:
+        color = "white" if kind in ("encoder", "decoder") else "black"
+        axes.text(x, y, text, color=color, **middle)
+    for start, end, text in arrows:
+        (_, x, y, _), (_, u, v, _) = parts[start], parts[end]
+        ends = {"patchA": shapes[start], "patchB": shapes[end], "shrinkA": 1}
+        axes.annotate("", (u, v), (x, y), arrowprops={"arrowstyle": "->", **ends})
+        axes.text((x + u) / 2, (y + v) / 2 + 0.25, text, fontsize=8, ha="center")
+    axes.autoscale_view()
+    return axes
+
+# %% ../nbs/inside/77_plots.ipynb #parts-3-b
+def _check_parts(parts, arrows, axes):
+    "Raise unless all kinds are known, and all arrows lead from part to part."
+    check_axes(axes)
+    for kind, x, y, _ in parts:
+        if kind not in _PARTS:
+            raise ValueError(f"parts has a {shown(kind)}: choose of {list(_PARTS)}")
+        if not math.isfinite(x) or not math.isfinite(y):
+            raise ValueError(f"parts has one at ({x}, {y}): places must be finite")
+    for start, end, _ in arrows:
+        if not (0 <= start < len(parts) and 0 <= end < len(parts)):
+            raise ValueError(f"arrows has one from {start} to {end}: no such parts")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from ._door import History, at_the_door, print_line, settings_of
-from ._door import whole_run
+from ._door import History, at_the_door, named, print_line
+from ._door import settings_of, whole_run
 from ._guards import Count, ImageModel, PixelKind, Positive, Seed
 from ._guards import check_unit_interval, checked, seeded
 from .kernels import Adam
@@ -81,7 +81,7 @@ def fit(
     data, held, prepare = at_the_door(model, images, labels, validation, pixels, seed)
     optimizer = Adam(model.parameters(), lr=learning_rate)
     history = History(len(images), batch_size, epochs, log_every, log, callback)
-    train = partial(train_epoch, model, objective, optimizer, prepare, step)
+    train = partial(train_epoch, model, named(objective), optimizer, prepare, step)
     with whole_run(model, checkpoint, seed):
         if checkpoint:
             settings = settings_of(locals())

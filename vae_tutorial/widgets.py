@@ -12,7 +12,7 @@ import torch
 import traitlets
 from torch import Tensor
 from ._guards import Count, check_images, checked
-from ._live import _asset, _bytes_of, _LiveFigure, _model_and_map, _script
+from ._live import _bytes_of, _LiveFigure, _model_and_map, _script
 from ._live import _Watched
 from .plots import TERM_COLORS
 from .vae import VAE, mlp_vae
@@ -141,12 +141,9 @@ class TrainingPanel(_Watched):
         labels: Tensor | None = None,  # Of the validation images, to colour their map
     ):
         "Raises `TypeError` or `ValueError` for bad images."
-        _check_parts(images, validation)
-        if labels is not None and labels.shape != validation.shape[:1]:
-            raise ValueError(f"labels has shape {tuple(labels.shape)}: one each, please")
-        self.labels = labels
+        _check_parts(images, validation, labels)
         self.images, self.validation, self.log_every = images, validation, log_every
-        self.vae, self.history, self.thread, self._drawn_at = None, [], None, 0.0
+        self.vae, self.history, self.thread, self.labels = None, [], None, labels
         self._go, self._stop = threading.Event(), threading.Event()
         super().__init__()
 
@@ -179,12 +176,16 @@ class TrainingPanel(_Watched):
             self.thread.join()
 
 # %% ../nbs/inside/86_live_figures.ipynb #cell-32-a
-def _check_parts(images, validation):
-    "Raise unless both are images in [0, 1], of one shape."
+def _check_parts(images, validation, labels):
+    "Raise unless both are images in [0, 1], of one shape, with labels or without."
     check_images(images, images.shape[1:])
     if validation.shape[1:] != images.shape[1:]:
         raise ValueError("validation and images differ in the shape of an image")
     check_images(validation, images.shape[1:], name="validation")
+    if labels is not None and labels.shape != validation.shape[:1]:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)} for {len(validation)} images"
+        )
 
 # %% ../nbs/inside/86_live_figures.ipynb #kl-sliders
 def _slider(value, text):

@@ -9,7 +9,7 @@ const DRAW = `
   .live-draw { grid-template: "pad seen" auto "map map" auto "numbers numbers" auto "zoom zoom" auto
     / minmax(0, 1fr) minmax(0, 1fr); }
   .live-draw .wide { grid-column: 1 / 3; grid-row: 2; }
-  .live-draw .live-plane { width: 19rem; margin: auto; }
+  .live-draw .live-plane { width: 18rem; margin: auto; }
   .live-draw button { font-size: 0.75rem; padding: 0.15rem 0.25rem; white-space: nowrap; }
   .live-draw .live-picture { width: 5rem !important; }
 }`;

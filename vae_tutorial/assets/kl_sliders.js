@@ -10,7 +10,7 @@ function render({model, el}) {
   const controls = Object.entries(NAMES).map(([name, text]) => [name, slider(text,
     {min: -4, max: name.startsWith('mean') ? 4 : 3, step: 0.05, value: model.get(name)},
     value => { model.set(name, value); model.save_changes(); })]);
-  frame(el, element('div', {className: 'live-column', style: 'flex:1 1 18rem;gap:0'},
+  frame(el, element('div', {className: 'live-column live-equal', style: 'flex:1 1 18rem;gap:0'},
     ...controls.map(([, control]) => control), table),
   element('div', {style: 'flex:1 1 20rem;min-width:0'}, canvas));
 

@@ -37,8 +37,9 @@ const STYLE = `
   border: 1px solid var(--line); padding: 0.15rem 0.55rem; }
 .live button[aria-pressed=true] { background: #1a5fb4; border-color: #1a5fb4; color: white; }
 .live label { display: flex; gap: 0.6rem; align-items: center; min-width: 0; }
-.live label > span { min-width: 9.5em; }
-.live input[type=range] { flex: 1; min-width: 6rem; min-height: 2rem; accent-color: #1a5fb4; }
+.live label > span { flex: 0 0 auto; }
+.live-equal label > span { width: 8em; }
+.live input[type=range] { flex: 1; min-width: 4rem; min-height: 2rem; accent-color: #1a5fb4; }
 .live-note { font-size: 0.85rem; margin: 0; }
 .live-bar { width: 100%; }
 .live-bar p { margin: 0 0 0.3rem; font-variant-numeric: tabular-nums; }
@@ -343,7 +344,7 @@ function quartilesOf(usual, digit) {       // of the ELBO of the test images wit
 function slider(text, {min, max, step, value}, oninput, show = v => number(v)) {
   const input = element('input',
     {type: 'range', min, max, step, oninput: () => set(+input.value), ...OWN_KEYS});
-  const shown = element('output', {style: 'min-width:4em;text-align:right'});
+  const shown = element('output', {style: 'min-width:3.2em;text-align:right'});
   const put = v => {
     input.value = v;
     shown.textContent = show(v);

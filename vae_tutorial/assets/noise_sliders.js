@@ -8,8 +8,9 @@ function render({model, el}) {
   const controls = Object.entries(NAMES).map(([name, text]) => [name, slider(text,
     {min: -4, max: name === 'mean' ? 4 : 3, step: 0.05, value: model.get(name)},
     value => { model.set(name, value); model.save_changes(); })]);
-  frame(el, ...controls.map(([, control]) => control), formula,
+  const box = frame(el, ...controls.map(([, control]) => control), formula,
     element('div', {style: 'flex:1 1 20rem;min-width:0;max-width:36rem'}, canvas));
+  box.classList.add('live-equal');
 
   function draw() {
     const {context, width, height} = sharp(canvas, 2.6), mean = model.get('mean');

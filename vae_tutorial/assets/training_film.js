@@ -22,8 +22,7 @@ function render({model, el}) {
   const table = readouts(CURVES.map(([, name]) => name), 'nats');
   table.removeAttribute('aria-live');      // or Play would not stop talking
   map.box.style.width = '19rem';
-  moment.style.flex = '1';
-  moment.firstChild.style.minWidth = '0';
+  Object.assign(moment.style, {flex: '1', minWidth: 0});
   const wide = (style, ...nodes) =>
     element('div', {className: 'live-row live-wide', style}, ...nodes);
   frame(el, wide('flex-wrap:nowrap', play, moment), map.box, curves,
