@@ -38,7 +38,7 @@ const STYLE = `
 .live button[aria-pressed=true] { background: #1a5fb4; border-color: #1a5fb4; color: white; }
 .live label { display: flex; gap: 0.6rem; align-items: center; min-width: 0; }
 .live label > span { flex: 0 0 auto; }
-.live-equal label > span { width: 8em; }
+.live-equal label > span { width: 9.5em; }
 .live input[type=range] { flex: 1; min-width: 4rem; min-height: 2rem; accent-color: #1a5fb4; }
 .live-note { font-size: 0.85rem; margin: 0; }
 .live-bar { width: 100%; }
