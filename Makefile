@@ -29,7 +29,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --no-cache --isolated --check --line-length 88 tests tools bench
 
 lab: .venv/dev
-	cd nbs && ../$(BIN)/jupyter lab --ip=127.0.0.1 --allow-root --LabApp.default_url=/lab/tree/index.ipynb
+	cd nbs && ../$(BIN)/jupyter lab --config=../tools/jupyter_lab.py --ip=127.0.0.1 --allow-root --LabApp.default_url=/lab/tree/index.ipynb
 
 docs: .venv/dev
 	$(BIN)/python tools/docs.py

@@ -95,6 +95,8 @@ def hiding(cell):
     hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
     if hidden != (kind(cell) in notebooks.HIDDEN):
         yield f"{kind(cell)}: source_hidden is {hidden}; run tools/notebooks.py form"
+    if hidden and cell.source.startswith("#|"):  # JupyterLab shows the first line
+        yield "its directive is seen; run tools/notebooks.py form"
 
 
 def check(cell):
@@ -123,6 +125,35 @@ def picture(cell):
     if kind(cell) == "picture" and "fig-alt" in cell.source:
         if not re.search(r'(?m)^#\|\s*fig-cap: ".+"$', cell.source):
             yield "picture without fig-cap"
+
+
+def still(cell):
+    "A live figure that is stored has its still, which exists."
+    for output in cell.get("outputs", []):
+        html = output.get("data", {}).get("text/html", "")
+        if 'class="live-figure"' not in html:
+            continue
+        found = re.search(r'<img src="[./]*vendor/stills/(\w+\.webp)"', html)
+        if not found or not (notebooks.STILLS / found[1]).is_file():
+            yield "live figure without its still; run tools/notebooks.py form"
+
+
+def sections(path, notebook):
+    """A link to a section names the cell that begins with its heading: JupyterLab finds
+    that at once. The cell's id is the section's name on the site."""
+    text = "".join(
+        cell.source for cell in notebook.cells if cell.cell_type == "markdown"
+    )
+    for page, name in re.findall(r"\]\(([\w./-]*\.ipynb)?#([^)]+)\)", text):
+        place = (path.parent / page) if page else path
+        cells = {
+            f"cell-id={cell.id}": cell.source
+            for cell in nbformat.read(place, as_version=4).cells
+        }
+        words = re.match(r"#+ (.+)", cells.get(name, ""))
+        slug = words and re.sub(r"[^\w\s-]", "", words[1].lower()).replace(" ", "-")
+        if name != f"cell-id={slug}":
+            yield f"no section for {page}#{name}"
 
 
 def plumbing(cell):
@@ -159,12 +190,12 @@ def statements(path):
 def complaints(path):
     "All that a page's form lacks."
     notebook, found = nbformat.read(path, as_version=4), []
-    rules = [layout, hiding, check, picture]
+    rules = [layout, hiding, check, picture, still]
     if path.parent.name not in ("inside", "practice") and path.stem not in NO_LESSONS:
         rules.append(plumbing)
     for cell in code_cells(notebook):
         found += [f"{cell.id}: {fault}" for rule in rules for fault in rule(cell)]
-    found += statements(path)
+    found += [*statements(path), *sections(path, notebook)]
     try:
         notebooks.heading(path)
     except AttributeError:

@@ -26,6 +26,16 @@ PAGE = [
     ("picture", '#| fig-alt: "A line."\nplt.plot([1, 2]);'),
     ("solution", '#| code-fold: true\n#| code-summary: "Solution 1"\nprint(42)'),
 ]
+FIGURES = ["Pipeline", "LatentExplorer", "DigitPad", "TrainingFilm", "BetaSlider"]
+FIGURES += ["KLSliders", "ReparameterizationSliders"]
+PANEL = """data = load_mnist()
+labels = data.validation.labels[:1000]
+watched = data.train.images[:4000], data.validation.images[:1000]
+panel = TrainingPanel(*watched, labels=labels)
+panel.epochs.value = 1
+panel.start()
+panel.wait()
+panel"""
 
 
 def write_page(path):
@@ -42,6 +52,17 @@ def write_page(path):
     nbformat.write(notebook, path)
 
 
+def write_figures(path):
+    "A page with every live figure, each under a name, and a panel that has trained."
+    imports = (
+        "from vae_tutorial.data import load_mnist\nfrom vae_tutorial.widgets import *"
+    )
+    sources = [f"{name.lower()} = {name}()\n{name.lower()}" for name in FIGURES]
+    cells = [nbformat.v4.new_code_cell(text) for text in [imports, *sources, PANEL]]
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), path)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A running JupyterLab over a copy of the notebooks; its address, and the folder
@@ -49,7 +70,9 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(notebooks.NBS, folder / "nbs")
     write_page(folder / "nbs" / "page.ipynb")
+    write_figures(folder / "nbs" / "figures.ipynb")
     environment = os.environ | {
+        "JUPYTER_DATA_DIR": str(folder / "data"),  # where it keeps what it trusts
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
@@ -67,6 +90,7 @@ def lab(tmp_path_factory):
             "--port=0",
             "--allow-root",
             "--ServerApp.port_retries=50",
+            f"--config={notebooks.ROOT / 'tools' / 'jupyter_lab.py'}",
         ],
         cwd=folder / "nbs",
         env=environment,
@@ -107,6 +131,7 @@ def answer_dialog(dialog):
 READY = """document.querySelector(
   '.jp-Notebook-ExecutionIndicator[data-status=idle]'
 ) && /Python/.test(document.querySelector('.jp-Toolbar-kernelName')?.innerText)"""
+KERNEL = "/Python/.test(document.querySelector('.jp-Toolbar-kernelName')?.innerText)"
 FAULTS = (
     "[data-mime-type='application/vnd.jupyter.error'], "
     "[data-mime-type='application/vnd.jupyter.stderr']"
@@ -228,26 +253,6 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
     problems = run_all(page, address, token, "inside/86_live_figures.ipynb")
     assert page.locator(FAULTS).count() == 0
 
-    plane = scroll_to(
-        page, ".live canvas[role=application]"
-    )  # a drag reaches the kernel
-    box = plane.bounding_box()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
-    page.mouse.down()
-    page.mouse.move(
-        box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"], steps=8
-    )
-    page.mouse.up()
-    page.wait_for_timeout(1000)
-    z = ask(runtime, "explorer.z")
-    assert z[0] > 1 and z[1] > 1
-    ask(
-        runtime, "setattr(explorer, 'z', [-1.0, 0.5])"
-    )  # and the kernel's value reaches the figure
-    page.wait_for_function(
-        "document.querySelector('.live table').innerText.includes('−1.00')"
-    )
-
     start = scroll_to(page, "button:has-text('Start')")
     ask(runtime, "setattr(panel.epochs, 'value', 20)")
     start.click()
@@ -282,22 +287,160 @@ def test_figures_and_panel_in_jupyterlab(browser, lab):
     page.close()
 
 
-def test_sliders_redraw_in_jupyterlab(browser, lab):
+OUTPUTS = """() => ({
+  pictures: [...document.querySelectorAll('.jp-OutputArea-output img')]
+    .filter(image => image.naturalWidth > 0).length,
+  text: [...document.querySelectorAll('.jp-OutputArea-output')]
+    .map(node => node.textContent).join('\\n'),
+  hidden: [...document.querySelectorAll('.jp-PlaceholderText')]
+    .map(node => node.textContent),
+})"""
+
+
+@pytest.mark.parametrize(
+    "name", ["index", "start/00_first_vae", "inside/86_live_figures"]
+)
+def test_page_opens_with_its_outputs_and_saves_unchanged(name, browser, lab):
+    "Before a cell is run, in a notebook that is not trusted; then Ctrl-S."
     address, token, runtime = lab
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    problems = run_all(page, address, token, "concepts/04_reparameterization.ipynb")
-    assert page.locator(FAULTS).count() == 0
-    assert page.locator("mjx-container").count() > 0  # formulas are typeset
-    handle = scroll_to(page, ".jupyter-widgets .noUi-handle")
-    image = page.locator(".jupyter-widgets img.widget-image").first
-    before = image.get_attribute("src")
-    handle.focus()
-    for _ in range(8):
-        handle.press("ArrowRight")
+    path = runtime.parent / "nbs" / f"{name}.ipynb"
+    before, was = path.read_bytes(), path.stat().st_mtime_ns
+    cells = nbformat.reads(before.decode(), as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    pictures = [
+        output
+        for output in outputs
+        if "image/png" in output.get("data", {})
+        or "vendor/stills" in output.get("data", {}).get("text/html", "")
+    ]
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(f"{address}/lab/tree/{name}.ipynb?token={token}&reset")
+    page.wait_for_function(f"({OUTPUTS})().pictures === {len(pictures)}")
+    texts = [output.get("text", "").strip() for output in outputs]
     page.wait_for_function(
-        "before => before !== "
-        "document.querySelector('.jupyter-widgets img.widget-image').src",
-        arg=before,
+        f"texts => texts.every(text => ({OUTPUTS})().text.includes(text))", arg=texts
     )
-    assert problems == []
+    seen = page.evaluate(OUTPUTS)
+    assert "<Figure size" not in seen["text"]
+    assert not [line for line in seen["hidden"] if line.startswith("#|")]
+    page.wait_for_function(KERNEL)  # JupyterLab has now added what it knows of it
+    page.locator(".jp-Notebook").press("Control+s")
+    deadline = time.monotonic() + 20
+    while path.stat().st_mtime_ns == was and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert path.stat().st_mtime_ns != was, "it was not saved"
+    page.wait_for_timeout(300)
+    assert path.read_bytes() == before
+    page.close()
+
+
+def top_of(page, heading):
+    "Where a heading stands in the notebook's panel, in pixels from its top."
+    return page.evaluate(
+        """heading => {
+          const found = [...document.querySelectorAll('.jp-RenderedMarkdown h2')]
+            .find(node => node.textContent.startsWith(heading)
+              && node.getClientRects().length);
+          const panel = found?.closest('.jp-WindowedPanel-outer');
+          return panel ? found.getBoundingClientRect().top
+            - panel.getBoundingClientRect().top : 1e6; }""",
+        heading,
+    )
+
+
+@pytest.mark.parametrize(
+    "name, link, heading",
+    [
+        ("practice/64_questions", "04_reparam", "Why the log variance?"),
+        ("index", "#cell-id=sources", "Sources"),
+    ],
+)
+def test_link_reaches_its_section(name, link, heading, browser, lab):
+    "In another notebook, opened by the click, and in the same one."
+    address, token, _ = lab
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(f"{address}/lab/tree/{name}.ipynb?token={token}&reset")
+    target = page.locator(f".jp-RenderedMarkdown a[href*='{link}']").first
+    target.wait_for(timeout=60_000)
+    page.wait_for_function(KERNEL)
+    assert not 0 <= top_of(page, heading) < 500
+    target.click()
+    for _ in range(100):
+        page.wait_for_timeout(100)
+        if 0 <= top_of(page, heading) < 500:
+            break
+    page.wait_for_timeout(1000)  # pictures above it may still move it
+    assert 0 <= top_of(page, heading) < 500
+    page.close()
+
+
+SIZES = """() => [...document.querySelectorAll('.live, .widget-vbox')]
+  .map(node => node.closest('.jp-OutputArea-output'))
+  .map(node => [node.scrollHeight, node.scrollWidth - node.clientWidth])"""
+
+
+def test_every_figure_in_jupyterlab(browser, lab):
+    "Their sizes, what reaches the kernel and what comes from it."
+    address, token, runtime = lab
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    sent, said = [], []
+    page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
+    page.on(
+        "websocket",
+        lambda socket: socket.on("framesent", lambda message: sent.append(message)),
+    )
+    problems = run_all(page, address, token, "figures.ipynb")
+    page.wait_for_function("document.querySelectorAll('.live').length === 7")
+    page.wait_for_timeout(1500)
+    sizes = page.evaluate(SIZES)
+    assert len(sizes) == 8  # of 647 pixels that the notebook has
+    assert all(height <= 600 and wider <= 0 for height, wider in sizes), sizes
+
+    before = len(sent)
+    pad = scroll_to(page, ".live-flow .live-plane canvas")
+    here = page.locator(".live-flow .live-knob").bounding_box()
+    page.wait_for_timeout(1500)
+    assert page.locator(".live-flow .live-knob").bounding_box() != here
+    assert len(sent) == before  # the point wanders without the kernel
+    box = pad.bounding_box()
+    page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"])
+    page.wait_for_timeout(500)
+    z = ask(runtime, "pipeline.z")
+    assert z[0] > 1 and z[1] > 1
+    page.locator(".live-flow .live-knob").press("ArrowRight")
+    page.wait_for_timeout(500)
+    assert ask(runtime, "pipeline.z")[0] == pytest.approx(z[0] + 0.1)
+    ask(runtime, "setattr(pipeline, 'z', [0.0, 0.0])")
+    page.wait_for_function(
+        """parseFloat(document.querySelector('.live-flow .live-knob').style.left)
+          === 50"""
+    )
+
+    scroll_to(page, "button:has-text('20 dimensions')").click()
+    page.wait_for_function("document.querySelector('.live-draw .wide').offsetHeight")
+    page.wait_for_function(
+        "document.querySelector('.live-draw table').innerText.includes('≥')"
+    )
+    for name in ("mean", "log variance"):
+        for whose in "qp":
+            slider = page.get_by_role("slider", name=f"{name} of {whose}", exact=False)
+            assert slider.count() == 1
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_timeout(500)
+    assert ask(runtime, "klsliders.log_variance_of_p") == pytest.approx(0.05)
+    ask(runtime, "setattr(klsliders, 'mean_of_q', 2.0)")
+    mean = page.get_by_role("slider", name="mean of q")
+    page.wait_for_function("node => node.value === '2'", arg=mean.element_handle())
+
+    picture = "__import__('vae_tutorial._live', fromlist=['_'])._progress(panel)"
+    titles = ask(runtime, f"[axes.get_title() for axes in {picture}.axes]")
+    assert any(title.startswith("codes of") for title in titles)
+    colors = "{tuple(c) for a in %s.axes for s in a.collections for c in s.get_fc()}"
+    assert len(ask(runtime, f"list({colors % picture})")) == 10  # one for each digit
+
+    page.set_viewport_size({"width": 800, "height": 768})
+    page.wait_for_timeout(1000)
+    assert all(wider <= 0 for _, wider in page.evaluate(SIZES))
+    assert problems == [] and said == []
     page.close()

@@ -28,7 +28,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from notebooks import GENERATED, is_skipped, kind, own_text
+from notebooks import GENERATED, is_skipped, kind, own_text, plain_sections
 from site_doors import with_doors, write_doors
 from site_exercises import add_scripts, put_forms
 from site_links import COPIES, copy_texts, is_plain, with_lines, with_post_linked
@@ -228,7 +228,7 @@ def shape_text(cell, old, config):
     )
     for name, copy in COPIES.items():
         text = text.replace(f"](../{name})", f"]({copy})")
-    cell.source = text
+    cell.source = plain_sections(text)
 
 
 def shape_around(notebook, text, up):

@@ -6,6 +6,7 @@ import re
 import zlib
 
 import nbformat
+from notebooks import plain_sections
 from site_links import has_address, has_repository
 
 INSTALL = """\
@@ -45,7 +46,7 @@ def with_links_to_the_site(text, page, pages, config):
     up = len(page.parts) - 1
 
     def link(found):
-        shown, target, anchor = found[1], found[2], found[3] or ""
+        shown, target, anchor = found[1], found[2], plain_sections(found[3] or "")
         parts = [*page.parts[:up], *target.split("/")]
         while ".." in parts:
             place = parts.index("..")
@@ -86,5 +87,9 @@ def standalone(notebook, page, pages, config):
     for one in notebook.cells:
         if one.cell_type == "markdown":
             one.source = with_links_to_the_site(one.source, page, pages, config)
+        for output in one.get("outputs", []):  # the stills lie beside the course
+            if html := output.get("data", {}).get("text/html"):
+                html = re.sub(r'<br><img src="[./]*vendor/stills/[^>]*>', "", html)
+                output.data["text/html"] = html
     notebook.cells.insert(1, cell)
     return notebook

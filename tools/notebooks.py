@@ -5,9 +5,10 @@ python tools/notebooks.py refresh [NOTEBOOK ...]
     run each in a fresh kernel, store its outputs and how long it took; then do what
     `form` does
 python tools/notebooks.py form [NOTEBOOK ...]
-    hide the source of what is not the lesson; write what stands under each page's title
-    (step, minutes, what it builds on), its references, its Next line, and the index's
-    table, from the route; clean; then do what `readme` does
+    hide the source of what is not the lesson; show stills of the live figures; write
+    what stands under each page's title (step, minutes, what it builds on), its
+    references, its Next line, and the index's table, from the route; clean; then do
+    what `readme` does
 python tools/notebooks.py readme
     write README.md from the stored nbs/index.ipynb
 
@@ -36,6 +37,7 @@ from site_links import with_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
+STILLS = NBS / "vendor" / "stills"  # of the live figures, from tools/stills.py
 
 
 def notebooks():
@@ -122,7 +124,8 @@ def kind(cell):
 
 
 def hide_sources(notebook):
-    "Hide in JupyterLab what the site folds; of a solution, its answer too."
+    """Hide in JupyterLab what the site folds; of a solution, its answer too. JupyterLab
+    then shows the first line: an empty one, where a directive would be noise."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -133,6 +136,24 @@ def hide_sources(notebook):
         cell.metadata.pop("jupyter", None)
         if any(hidden.values()):
             cell.metadata.jupyter = {key: True for key in hidden if hidden[key]}
+        blank = "\n" if hidden["source_hidden"] else ""
+        if (source := cell.source.lstrip("\n")).startswith("#|"):
+            cell.source = blank + source
+
+
+def put_stills(notebook, path):
+    """Give each live figure its still: JupyterLab shows no more of it before its cell
+    runs, and keeps no picture that lies in the notebook's HTML itself."""
+    note = "A still of a live figure: run the cells down to here, and it moves."
+    opening = re.compile(r'<div class="live-figure" data-figure="(\w+)"[^>]*>')
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if found := opening.match(data.get("text/html", "")):
+                still = STILLS / f"{found[1]}.webp"
+                address = Path(os.path.relpath(still, path.parent)).as_posix()
+                image = f'<img src="{address}" alt="{note}">'
+                data["text/html"] = f"{found[0]}<em>{note}</em><br>{image}</div>"
 
 
 def next_line(path):
@@ -214,6 +235,7 @@ def form(paths):
         notebook = nbformat.read(path, as_version=4)
         before = nbformat.writes(notebook)
         hide_sources(notebook)
+        put_stills(notebook, path)
         if path.name == "index.ipynb":
             write_table(notebook)
         else:
@@ -351,6 +373,12 @@ def refresh(paths):
     form(paths)
 
 
+def plain_sections(text):
+    """Links to sections as the site and GitHub know them. JupyterLab reaches a section
+    at once only by its cell, whose id is therefore the section's name on the site."""
+    return re.sub(r"((?:\]\([^)\s]*|^)#)cell-id=", r"\1", text)
+
+
 def readme():
     """README.md is the index page without the code behind its tables, its links seen
     from the top of the repository."""
@@ -369,6 +397,7 @@ def readme():
     body = re.sub(r"(!?\[[^]]*\]\()(?!https?:|#)([^)]+\))", r"\1nbs/\2", body).replace(
         "](nbs/../", "]("
     )
+    body = plain_sections(body)
     return (
         "<!-- Made from nbs/index.ipynb by tools/notebooks.py: edit that. -->\n\n"
         + re.sub(r"\n{3,}", "\n\n", re.sub(r"```python\s*```\n", "", body)).strip()

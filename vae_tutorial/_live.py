@@ -118,7 +118,7 @@ class _Live:
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         shown = bundle[0] if isinstance(bundle, tuple) else bundle
-        shown["text/html"] = self._static_html()
+        shown.update(self._without_kernel())
         return bundle
 
     def __repr__(self):
@@ -131,6 +131,9 @@ class _LiveFigure(_Live, anywidget.AnyWidget):
     colors = traitlets.List(DIGIT_COLORS).tag(sync=True, figure=True)
     _files: dict | None = None  # None where it shows the user's own
     _later: dict = {}  # files that the site fetches only when they are asked for
+
+    def _without_kernel(self):
+        return {"text/html": self._static_html()}
 
     def _static_html(self):
         if self._files is None:
@@ -159,19 +162,13 @@ class _Stopped(Exception):
 class _Picture(_Live, ipywidgets.VBox):
     "Controls over a picture that Python draws; without a kernel, the picture alone."
 
-    def _static_html(self):
-        data = b64encode(self.picture.value).decode()
-        return (
-            f'<figure><img class="img-fluid" alt="{escape(self._alt)}" '
-            f'src="data:image/png;base64,{data}">'
-            "<figcaption>In JupyterLab this picture has controls.</figcaption></figure>"
-        )
+    def _without_kernel(self):
+        picture = self.picture.value
+        return {"image/png": b64encode(picture).decode()} if picture else {}
 
 # %% ../nbs/inside/74_behind_the_figures.ipynb #controls
 class _Controls(_Picture):
     "The panel's sliders, buttons, status line and picture."
-
-    _alt = "Loss curves and reconstructions of a model in training."
 
     def __init__(self):
         self.latent_dim = ipywidgets.IntSlider(2, 1, 20, description="latent_dim")
@@ -209,7 +206,7 @@ class _Watched(_Controls):
         splits = (self.images, self.validation)
         try:
             fit(self.vae, *splits, epochs=epochs, objective=objective, **report)
-            ending = f"finished after {epochs} epochs"
+            ending = f"finished after epoch {epochs}"
         except _Stopped:
             last = self.history[-1]
             ending = f"stopped at epoch {last['epoch']}, step {last['step']}"

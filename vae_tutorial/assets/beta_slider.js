@@ -16,11 +16,12 @@ function render({model, el}) {
   map.box.style.width = '19rem';
   const columns = 'display:grid;grid-template-columns:repeat(5,1fr);gap:0.25rem;width:15rem';
   const grid = element('div', {style: columns}, ...drawn);
-  const faces = element('figure', {}, strip(above), strip(below),
+  const faces = element('figure', {style: 'align-self:flex-start'}, strip(above), strip(below),
     element('figcaption', {textContent: 'test images, and their reconstructions'}));
   frame(el, beta, captioned(map.box, 'the map; dashed: one, two, three widths of the prior'),
     element('div', {className: 'live-column', style: 'flex:1 1 15rem'},
-      captioned(grid, 'decoded from the same twenty draws of the prior'), faces, bar));
+      captioned(grid, 'decoded from the same twenty draws of the prior',
+        'align-self:flex-start;max-width:15rem'), faces, bar));
   above.forEach((canvas, i) => canvas.show(unpackBits(stored.originals.values, i, size)));
   const show = (tensor, n, i) => grey(tensor.values, n * tensor.shape[1] + i, size);
 

@@ -4,6 +4,7 @@
 const STYLE = `
 .live { font-size: 0.9rem; line-height: 1.4; max-width: 100%; --latent: #e69500; --decoder: #bd1f01;
   --line: color-mix(in srgb, currentColor 35%, transparent); }
+.live, .live * { box-sizing: border-box; }
 .live, .live-row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .live-row { gap: 0.5rem; align-items: center; }
 .live-column { display: flex; flex-direction: column; gap: 0.6rem; max-width: 100%; min-width: 0; }
@@ -27,7 +28,7 @@ const STYLE = `
   color: white; font-size: 0.8rem; white-space: nowrap; pointer-events: none; }
 .live :focus-visible { outline: 3px solid #3f90da; outline-offset: 2px; }
 .live table { display: table; width: auto; margin: 0; border-collapse: collapse; background: none;
-  font-variant-numeric: tabular-nums; }
+  font-variant-numeric: tabular-nums; align-self: flex-start; }
 .live :is(td, th) { padding: 0.05rem 0.8rem 0.05rem 0; border: 0; text-align: left;
   font-weight: normal; }
 .live td { text-align: right; padding-right: 0; min-width: 4.2em; }
@@ -35,9 +36,9 @@ const STYLE = `
 .live button { background: color-mix(in srgb, currentColor 8%, transparent); border-radius: 4px;
   border: 1px solid var(--line); padding: 0.15rem 0.55rem; }
 .live button[aria-pressed=true] { background: #1a5fb4; border-color: #1a5fb4; color: white; }
-.live label { display: flex; gap: 0.6rem; align-items: center; }
+.live label { display: flex; gap: 0.6rem; align-items: center; min-width: 0; }
 .live label > span { flex: 0 0 auto; }
-.live-equal label > span { width: 8em; }
+.live-equal label > span { width: 9.5em; }
 .live input[type=range] { flex: 1; min-width: 4rem; min-height: 2rem; accent-color: #1a5fb4; }
 .live-note { font-size: 0.85rem; margin: 0; }
 .live-bar { width: 100%; }
@@ -66,6 +67,7 @@ function frame(el, ...children) {          // the figure's outermost element
   return box;
 }
 
+const OWN_KEYS = {'data-lm-suppress-shortcuts': 'true'};     // JupyterLab leaves the arrows alone
 const captioned = (node, text, style = '') =>
   element('figure', {style}, node, element('figcaption', {textContent: text}));
 const button = (text, onclick, more = {}) =>
@@ -150,7 +152,8 @@ function plane(label, halfWidth = 4) {     // a square whose coordinates are tho
 // beside the point scrolls the page.
 function movablePoint(map, move, onTouch = () => {}) {
   const label = 'Point on the map. Arrow keys move it, Shift: larger steps, Home: the middle.';
-  const knob = element('button', {type: 'button', className: 'live-knob', 'aria-label': label});
+  const knob = element('button',
+    {type: 'button', className: 'live-knob', 'aria-label': label, ...OWN_KEYS});
   const hint = element('span', {className: 'live-hint', textContent: 'drag me'});
   let z = [0, 0], start = null;
   map.box.append(knob, hint);
@@ -339,7 +342,8 @@ function quartilesOf(usual, digit) {       // of the ELBO of the test images wit
 
 // ---- controls -----------------------------------------------------------------------------------
 function slider(text, {min, max, step, value}, oninput, show = v => number(v)) {
-  const input = element('input', {type: 'range', min, max, step, oninput: () => set(+input.value)});
+  const input = element('input',
+    {type: 'range', min, max, step, oninput: () => set(+input.value), ...OWN_KEYS});
   const shown = element('output', {style: 'min-width:3.2em;text-align:right'});
   const put = v => {
     input.value = v;
