@@ -346,7 +346,7 @@ def finish(page, site, notebooks, config):
             f'<details class="code-fold {name}">',
             html,
         )
-    scripts = ["vendor/folds.js"]
+    scripts = ["vendor/folds.js", "vendor/sidebar.js"]
     html = html.replace(KATEX_CDN, f"{up}vendor/katex").replace(
         "contrib/auto-render", "auto-render"
     )

@@ -11,14 +11,14 @@ function render({model, el}) {
   const above = pictures(count, height, width, '2.6rem', 'Image');
   const below = pictures(count, height, width, '2.6rem', 'Reconstruction of image');
   const steps = {min: 0, max: rows.length - 1, step: 1, value: model.get('chosen')};
-  const beta = slider('β, the weight of the KL', steps,
+  const beta = slider('weight β', steps,
     n => { model.set('chosen', n); model.save_changes(); }, n => String(rows[n].beta));
   map.box.style.width = '19rem';
   const columns = 'display:grid;grid-template-columns:repeat(5,1fr);gap:0.25rem;width:15rem';
   const grid = element('div', {style: columns}, ...drawn);
   const faces = element('figure', {style: 'align-self:flex-start'}, strip(above), strip(below),
     element('figcaption', {textContent: 'test images, and their reconstructions'}));
-  frame(el, beta, captioned(map.box, 'the map; dashed: one, two, three widths of the prior'),
+  frame(el, beta, captioned(map.box, 'the map, at its own scale; dashed: 1, 2, 3 widths of the prior'),
     element('div', {className: 'live-column', style: 'flex:1 1 15rem'},
       captioned(grid, 'decoded from the same twenty draws of the prior',
         'align-self:flex-start;max-width:15rem'), faces, bar));
@@ -30,8 +30,9 @@ function render({model, el}) {
     const codes = means.values.subarray(start, end), halfWidth = halfWidthOf(codes, 4);
     map.window.halfWidth = halfWidth;
     const context = map.begin();
-    drawPrior(context, map);
     drawPoints(context, map, codes, labels, colors, 0.85);
+    drawPrior(context, map);
+    context.fillText(`${number(2 * halfWidth, 0)} wide`, 8, map.side - 8);
     if (rows[n].kl > 0.5) {
       drawLabels(context, map, classAnchors(codes, labels, 0, halfWidth), colors);
     }

@@ -96,7 +96,10 @@ function render({model, el}) {
   }
   function drawZoom() {
     const context = zoom.begin();
-    if (!exact) return;
+    if (!exact) {
+      if (current) context.fillText('integrating …', 12, 24);
+      return;
+    }
     zoom.window = exact.window;
     context.drawImage(contours(exact), 0, 0, zoom.side, zoom.side);
     drawEllipse(context, zoom, current);
@@ -123,13 +126,11 @@ function render({model, el}) {
       table.set(name, value === undefined ? '–' : number(value));
     }
   }
-  function verdict() {                     // which digit the model takes it for, and why
-    const {digit, count, voters} = lookAlike(current.mean, shown.means, labels);
-    const usual = quartilesOf(shown.usual, digit), share = Math.round((100 * count) / voters);
-    const of = i => number(usual[i], 0);
-    const among = usual ? ` The ELBO of ${digit}s is usually ${of(0)} to ${of(2)}.` : '';
-    return `Looks like a ${digit}, ${share} %: ${count} of the ${voters} test images whose codes `
-      + `are nearest are ${digit}s.${among}`;
+  function judge(elbo) {                   // which digit the model takes it for, and why
+    const alike = lookAlike(current.mean, shown.means, labels);
+    const usual = quartilesOf(shown.usual, alike.digit), of = i => number(usual[i], 0);
+    const among = usual ? ` The ELBO of ${alike.digit}s is usually ${of(0)} to ${of(2)}.` : '';
+    said.textContent = verdict(alike, elbo, usual) + among;
   }
   async function bounds(x, alive) {        // terms, and the log likelihood or a bound on it
     if (shown !== plain) {
@@ -151,8 +152,11 @@ function render({model, el}) {
     report({reconstruction: current?.reconstruction, '− KL': x ? -current.kl : undefined,
       '= ELBO': current?.elbo, 'log p(x)': undefined});
     drawAll();
-    said.textContent = x ? verdict() : 'Draw a digit, or take a test image.';
-    if (!x) return tell({});
+    if (!x) {
+      said.textContent = 'Draw a digit, or take a test image.';
+      return tell({});
+    }
+    judge(current.elbo);
     const {mean, sd, reconstruction, kl} = current;
     const answer = {mean: [...mean], sd: [...sd], kl};
     if (reconstruction) tell({...answer, reconstruction, elbo: current.elbo});
@@ -163,6 +167,7 @@ function render({model, el}) {
     report({reconstruction: terms.reconstruction, '− KL': -kl, '= ELBO': terms.elbo});
     table.set('log p(x)', least ? `≥ ${number(bound)}` : number(log_likelihood));
     drawAll();
+    judge(terms.elbo);
     const known = least ? {bound} : {log_likelihood};
     return tell({...answer, reconstruction: terms.reconstruction, elbo: terms.elbo, ...known});
   }

@@ -14,12 +14,19 @@ function render({model, el}) {
     captioned(decoded, 'decoded at the point', 'align-self:flex-start'), table,
     element('div', {className: 'live-note', textContent: 'The nearest test images:'}),
     element('div', {className: 'live-row'}, ...names)));
-  const knob = movablePoint(map, z => { model.set('z', z); model.save_changes(); });
+  const knob = movablePoint(map, z => {
+    trail.push(z);
+    model.set('z', z);
+    model.save_changes();
+    draw();
+  }), trail = [];                          // where the point has been dragged
 
   function draw() {
     const context = map.begin();
     drawPrior(context, map);
     drawPoints(context, map, means, labels, colors);
+    context.lineWidth = 1.5;
+    line(context, trail.slice(-200).map(map.toPixels));
     drawLabels(context, map, anchors, colors);
   }
   function follow() {

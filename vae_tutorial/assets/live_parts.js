@@ -20,9 +20,8 @@ const STYLE = `
 .live .live-knob { position: absolute; width: 44px; height: 44px; margin: -22px 0 0 -22px;
   padding: 0; min-height: 0; border: 0; border-radius: 50%; background: none; cursor: grab;
   touch-action: none; }
-.live .live-knob::before { content: ""; position: absolute; inset: 11px; border: 4px solid black;
-  border-radius: 50%; background: radial-gradient(circle, black 2px, transparent 2.5px);
-  box-shadow: 0 0 0 2px white, inset 0 0 0 2px white; }
+.live .live-knob::before { content: ""; position: absolute; inset: 8px; border: 3px solid black;
+  border-radius: 50%; box-shadow: 0 0 0 2px white; }   /* hollow: what lies there is seen */
 .live-hint { position: absolute; margin: -2.9rem 0 0 -1.7rem; padding: 0 0.45rem;
   border-radius: 1em; background: black;
   color: white; font-size: 0.8rem; white-space: nowrap; pointer-events: none; }
@@ -48,6 +47,7 @@ const STYLE = `
 .live-track i:nth-of-type(1) { background: var(--decoder); border-radius: 3px 0 0 3px; }
 .live-track i:nth-of-type(2) { background: var(--latent); }
 .live-usual { position: relative; height: 0.5rem; margin-top: 2px; }
+.live-scale { display: flex; justify-content: space-between; font-size: 0.75rem; }
 .live-usual i { position: absolute; height: 100%; border: 2px solid currentColor; border-top: 0; }
 .live-key { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px;
   margin-right: 0.3em; }`;
@@ -302,27 +302,29 @@ function readouts(rows, unit = '') {       // a table of labelled numbers; set(n
   return table;
 }
 
-// The ELBO as one bar: what the reconstruction costs, and what the code costs beside it. Below,
-// where the middle half of all such digits ends.
-function elboBar() {
-  const text = element('p'), below = element('p');
+// The ELBO as one bar, from zero, which would be perfect: what the reconstruction costs, and what
+// the code costs beside it. Below, where the middle half of all such digits ends.
+function elboBar(name = 'ELBO') {
+  const text = element('p'), below = element('p', {className: 'live-note'});
   const track = element('div', {className: 'live-track'});
-  const parts = [element('i'), element('i')], bracket = element('i');
+  const parts = [element('i'), element('i')], bracket = element('i'), end = element('span');
+  const scale = element('div', {className: 'live-scale'}, 'perfect: 0', end);
   const usual = element('div', {className: 'live-usual'}, bracket);
-  below.className = 'live-note';
   track.append(...parts);
-  const box = element('div', {className: 'live-bar'}, text, track, usual, below);
+  const box = element('div', {className: 'live-bar'}, text, track, usual, scale, below);
   const key = (color, name) => element('span', {},
     element('span', {className: 'live-key', style: `background:${color}`}), name);
   box.show = (terms, digit = null, quartiles = null) => {
     const full = Math.max(300, 1.1 * -(terms?.elbo ?? 0));
     const percent = nats => `${(100 * nats) / full}%`;
-    usual.hidden = below.hidden = !terms || !quartiles;
+    usual.style.visibility = terms && quartiles ? 'visible' : 'hidden';
+    below.hidden = !terms || !quartiles;
+    end.textContent = `longer is worse: ${number(-full, 0)}`;
     parts[0].style.width = percent(terms ? -terms.reconstruction : 0);
     parts[1].style.width = percent(terms?.kl ?? 0);
     if (!terms) return text.replaceChildren('Nothing is drawn.');
     text.replaceChildren(
-      element('strong', {textContent: `ELBO ${number(terms.elbo, 1)} nats`}), ' = ',
+      element('strong', {textContent: `${name} ${number(terms.elbo, 1)} nats`}), ' = ',
       key('var(--decoder)', `reconstruction ${number(terms.reconstruction, 1)}`), ' − ',
       key('var(--latent)', `KL ${number(terms.kl, 1)}`));
     if (!quartiles) return undefined;
@@ -333,6 +335,14 @@ function elboBar() {
     return undefined;
   };
   return box;
+}
+
+// Which digit a code is taken for, and why; whether the image is unlike all of them.
+function verdict({digit, count, voters}, elbo, quartiles) {
+  const share = Math.round((100 * count) / voters), [low, , high] = quartiles ?? [NaN, 0, NaN];
+  const odd = elbo < low - 1.5 * (high - low);       // where a box plot begins to draw outliers
+  return `Looks like a ${digit}, ${share} %: ${count} of the ${voters} nearest codes are ${digit}s.`
+    + (odd ? ` But the ELBO is far below what is usual for ${digit}s: perhaps it is none.` : '');
 }
 
 function quartilesOf(usual, digit) {       // of the ELBO of the test images with this label

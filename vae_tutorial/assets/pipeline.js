@@ -31,7 +31,7 @@ function render({model, el}) {
   const anchors = classAnchors(means, labels, 0, halfWidth);
   const map = plane('Map of latent space: a dot for each test image, coloured by digit', halfWidth);
   const decoded = picture(vae.height, vae.width, '100%', 'What the decoder draws at the point');
-  const pad = drawingPad(x => show(x)), bar = elboBar(), said = announcer();
+  const pad = drawingPad(x => show(x)), bar = elboBar('ELBO of the drawing'), said = announcer();
   const fact = (name, text) => {
     const value = element('span');
     const summary = element('summary', {}, element('strong', {textContent: name}), value);
@@ -80,10 +80,10 @@ function render({model, el}) {
     mean.value.textContent = pair(answer?.mean);
     width.value.textContent = pair(answer?.sd);
     const alike = answer && lookAlike(answer.mean, means, labels);
-    const share = alike && Math.round((100 * alike.count) / alike.voters);
-    said.textContent = alike ? `Looks like a ${alike.digit}, ${share} %: so many of the `
-      + `${alike.voters} nearest dots are ${alike.digit}s.` : 'Draw a digit, or take one.';
-    bar.show(answer, alike?.digit, alike && quartilesOf(usual, alike.digit));
+    const quartiles = alike && quartilesOf(usual, alike.digit);
+    said.textContent = alike ? verdict(alike, answer.elbo, quartiles)
+      : 'Draw a digit, or take one.';
+    bar.show(answer, alike?.digit, quartiles);
     draw();
     if (answer && !wandering) move([...answer.mean]);
   }

@@ -9,7 +9,8 @@ function render({model, el}) {
   const history = JSON.parse(film.metadata.history), perEpoch = +film.metadata.steps_per_epoch;
   const early = history.filter(({step}) => step <= perEpoch).length;
   const colors = model.get('colors'), terms = model.get('term_colors');
-  const map = plane('Map of latent space at the chosen moment', 4.5);
+  const widest = halfWidthOf(means.values, 4.5);
+  const map = plane('Map of latent space at the chosen moment', widest);
   const curves = element('canvas', {role: 'img', style: 'width:24rem',
     'aria-label': 'ELBO, reconstruction and KL: left in the first epoch, right after it'});
   const above = pictures(count, height, width, '2.6rem', 'Image');
@@ -25,9 +26,9 @@ function render({model, el}) {
   Object.assign(moment.style, {flex: '1', minWidth: 0});
   const wide = (style, ...nodes) =>
     element('div', {className: 'live-row live-wide', style}, ...nodes);
-  frame(el, wide('flex-wrap:nowrap', play, moment), map.box, curves,
-    wide('gap:1rem;align-items:flex-start',
-      element('figure', {style: 'max-width:24rem'}, strip(above), strip(below)), table));
+  frame(el, wide('flex-wrap:nowrap', play, moment),
+    wide('gap:0.5rem 1rem', element('figure', {style: 'max-width:24rem'}, strip(above), strip(below)),
+      table), map.box, curves);
   above.forEach((canvas, i) => canvas.show(unpackBits(originals.values, i, size)));
 
   // One curve in a box: the values of some frames, over their steps.
@@ -70,7 +71,7 @@ function render({model, el}) {
     drawPrior(context, map);
     drawPoints(context, map, means.values, labels, colors, 0.85, offset);
     if (history[n].kl > 1) {
-      drawLabels(context, map, classAnchors(means.values, labels, offset), colors);
+      drawLabels(context, map, classAnchors(means.values, labels, offset, widest), colors);
     }
     const under = reconstructions.values;
     below.forEach((canvas, i) => canvas.show(grey(under, n * count + i, size)));
