@@ -1191,8 +1191,8 @@ def test_notebook_has_three_exercises_with_folded_solutions(path):
         words, question, solution = cells[i - 1 : i + 2]
         name = re.fullmatch(r'check\("([^"]+)", None\)', question.source)[1]
         shown = question.outputs[0]["data"]["text/plain"]
-        assert words.source.startswith(f"**Exercise {number}.**")
-        assert solution.source.startswith(
+        assert words.source.lstrip().startswith(f"**Exercise {number}.**")
+        assert solution.source.lstrip().startswith(
             f'#| code-fold: true\n#| code-summary: "Solution {number}"\n'
         )
         assert f'"{name}"' in solution.source

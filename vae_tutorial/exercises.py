@@ -116,9 +116,11 @@ def _judge(exercise, answers, outputs):
 
 # %% ../nbs/inside/85_exercises.ipynb #unlike
 def _unlike(answer, right):
-    "What is wrong with the shape of an answer that is none of the known ones."
+    "What is wrong with an answer that is none of the known ones: digits, or its shape."
     if isinstance(answer, str) and isinstance(right, str):
         return ""
+    if isinstance(right, float) and abs(float(answer) - right) <= 0.02 * abs(right):
+        return "Nearly: give one more digit. "
     given, wanted = (tuple(torch.as_tensor(value).shape) for value in (answer, right))
     if given == wanted:
         return ""

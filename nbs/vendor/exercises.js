@@ -91,6 +91,9 @@
   function judge(answers, given) {
     const match = answers.find(known => given.some(answer => same(answer, known)));
     if (match) return [match === answers[0], match.says];
+    const {value, exact} = answers[0];
+    const near = answer => Math.abs(answer - value) <= 0.02 * Math.abs(value);
+    if (!exact && given.some(near)) return [false, 'Nearly: give one more digit.'];
     return [false, 'That is none of the usual mistakes. Try again, or take the hint.'];
   }
 

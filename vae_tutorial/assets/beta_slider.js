@@ -18,7 +18,8 @@ function render({model, el}) {
   const grid = element('div', {style: columns}, ...drawn);
   const faces = element('figure', {style: 'align-self:flex-start'}, strip(above), strip(below),
     element('figcaption', {textContent: 'test images, and their reconstructions'}));
-  frame(el, beta, captioned(map.box, 'the map, at its own scale; dashed: 1, 2, 3 widths of the prior'),
+  const words = 'the map, at its own scale; dashed: 1, 2, 3 widths of the prior';
+  frame(el, beta, captioned(map.box, words),
     element('div', {className: 'live-column', style: 'flex:1 1 15rem'},
       captioned(grid, 'decoded from the same twenty draws of the prior',
         'align-self:flex-start;max-width:15rem'), faces, bar));

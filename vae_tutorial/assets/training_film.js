@@ -26,9 +26,9 @@ function render({model, el}) {
   Object.assign(moment.style, {flex: '1', minWidth: 0});
   const wide = (style, ...nodes) =>
     element('div', {className: 'live-row live-wide', style}, ...nodes);
+  const faces = element('figure', {style: 'max-width:24rem'}, strip(above), strip(below));
   frame(el, wide('flex-wrap:nowrap', play, moment),
-    wide('gap:0.5rem 1rem', element('figure', {style: 'max-width:24rem'}, strip(above), strip(below)),
-      table), map.box, curves);
+    wide('gap:0.5rem 1rem', faces, table), map.box, curves);
   above.forEach((canvas, i) => canvas.show(unpackBits(originals.values, i, size)));
 
   // One curve in a box: the values of some frames, over their steps.
