@@ -71,10 +71,7 @@ def _history(metadata, settings, path):
             f"{remedy}"
         ) from error
     if changed:
-        raise ValueError(
-            f"cannot resume from {shown(path)} with other settings: "
-            f"{'; '.join(changed)}. Use the old ones, or start in another folder."
-        )
+        raise ValueError(_refusal(path, changed))
     return records
 
 # %% ../nbs/inside/82_checkpoints.ipynb #doors-2
@@ -97,6 +94,17 @@ def _check_record(record):
     are_counts = all(type(count) is int and count > 0 for count in counts)
     if not (are_counts and numbers and all(math.isfinite(v) for v in numbers)):
         raise ValueError(f"its history holds {record!r:.100}")
+
+
+def _refusal(path, changed):
+    "What is said about other settings."
+    old = "the old ones"
+    if any(text.startswith("step was ") for text in changed):
+        old = "the old device and number of processes, which decide the step"
+    return (
+        f"cannot resume from {shown(path)} with other settings: "
+        f"{'; '.join(changed)}. Use {old}, or start in another folder."
+    )
 
 # %% ../nbs/inside/82_checkpoints.ipynb #doors-2-a
 def _refuse_nan(tensors, records, path):
