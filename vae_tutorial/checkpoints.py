@@ -95,7 +95,7 @@ def _check_record(record):
     if not (are_counts and numbers and all(math.isfinite(v) for v in numbers)):
         raise ValueError(f"its history holds {record!r:.100}")
 
-
+# %% ../nbs/inside/82_checkpoints.ipynb #doors-2-b
 def _refusal(path, changed):
     "What is said about other settings."
     old = "the old ones"
