@@ -148,6 +148,25 @@ class _LiveFigure(_Live, anywidget.AnyWidget):
             f'{" ".join(listed)}><em>{note}</em></div>'
         )
 
+# %% ../nbs/inside/74_behind_the_figures.ipynb #on-map
+class _OnMap(_LiveFigure):
+    "A figure of a model and its map."
+
+    model = traitlets.Bytes().tag(sync=True)
+    map = traitlets.Bytes().tag(sync=True)
+
+
+class _PointOnMap(_OnMap):
+    "With a point to move."
+
+    z = traitlets.List(
+        traitlets.Float(),
+        [0.0, 0.0],
+        minlen=2,
+        maxlen=2,
+        help="The point, as two numbers; set it, or watch it with `observe`.",
+    ).tag(sync=True, figure=True)
+
 # %% ../nbs/inside/74_behind_the_figures.ipynb #cell-31
 def _png(figure, dpi=96):
     buffer = BytesIO()

@@ -12,25 +12,16 @@ import torch
 import traitlets
 from torch import Tensor
 from ._guards import Count, check_images, checked
-from ._live import _bytes_of, _LiveFigure, _model_and_map, _script
-from ._live import _Watched
+from ._live import _bytes_of, _LiveFigure, _model_and_map, _OnMap
+from ._live import _PointOnMap, _script, _Watched
 from .plots import TERM_COLORS
 from .vae import VAE, mlp_vae
 
 # %% ../nbs/inside/86_live_figures.ipynb #pipeline
-class Pipeline(_LiveFigure):
+class Pipeline(_PointOnMap):
     "The whole VAE in one view: draw a digit, drag the sample, roll it again."
 
     _esm, _figure = _script("pipeline"), "pipeline"
-    model = traitlets.Bytes().tag(sync=True)
-    map = traitlets.Bytes().tag(sync=True)
-    z = traitlets.List(
-        traitlets.Float(),
-        [0.0, 0.0],
-        minlen=2,
-        maxlen=2,
-        help="The sample, as two numbers; set it, or watch it with `observe`.",
-    ).tag(sync=True, figure=True)
 
     @checked
     def __init__(
@@ -53,19 +44,10 @@ def _check_pad(vae):
         )
 
 # %% ../nbs/inside/86_live_figures.ipynb #cell-15
-class LatentExplorer(_LiveFigure):
+class LatentExplorer(_PointOnMap):
     "Encoded images, and a point to drag, or to move with the arrow keys."
 
     _esm, _figure = _script("latent_explorer"), "latent_explorer"
-    model = traitlets.Bytes().tag(sync=True)
-    map = traitlets.Bytes().tag(sync=True)
-    z = traitlets.List(
-        traitlets.Float(),
-        [0.0, 0.0],
-        minlen=2,
-        maxlen=2,
-        help="The point, as two numbers; set it, or watch it with `observe`.",
-    ).tag(sync=True, figure=True)
 
     @checked
     def __init__(
@@ -78,13 +60,11 @@ class LatentExplorer(_LiveFigure):
         super().__init__(**_model_and_map(self, vae, images, labels))
 
 # %% ../nbs/inside/86_live_figures.ipynb #cell-22
-class DigitPad(_LiveFigure):
+class DigitPad(_OnMap):
     "Draw a digit: encoder, reconstruction, exact posterior and ELBO follow the pen."
 
     _esm, _figure = _script("draw_digit"), "draw_digit"
     _later = {"wide": "mnist-20d.safetensors"}
-    model = traitlets.Bytes().tag(sync=True)
-    map = traitlets.Bytes().tag(sync=True)
     wide = traitlets.Bytes().tag(sync=True)  # a model of twenty dimensions to switch to
     readouts = traitlets.Dict(
         help="mean, sd; in nats reconstruction, kl, elbo, log_likelihood or bound."

@@ -7,11 +7,9 @@ function render({model, el}) {
   const table = readouts(['KL(q ‖ p)', 'KL(p ‖ q)'], 'nats');
   const NAMES = {mean_of_q: 'mean of q', log_variance_of_q: 'log variance of q',
     mean_of_p: 'mean of p', log_variance_of_p: 'log variance of p'};
-  const controls = Object.entries(NAMES).map(([name, text]) => [name, slider(text,
-    {min: -4, max: name.startsWith('mean') ? 4 : 3, step: 0.05, value: model.get(name)},
-    value => { model.set(name, value); model.save_changes(); })]);
+  const sliders = traitSliders(model, NAMES);
   frame(el, element('div', {className: 'live-column live-equal', style: 'flex:1 1 18rem;gap:0'},
-    ...controls.map(([, control]) => control), table),
+    ...sliders.nodes, table),
   element('div', {style: 'flex:1 1 20rem;min-width:0'}, canvas));
 
   function draw() {
@@ -35,14 +33,7 @@ function render({model, el}) {
     context.font = '12px sans-serif';
     table.set('KL(q ‖ p)', number(kl(m, v, m2, v2)));
     table.set('KL(p ‖ q)', number(kl(m2, v2, m, v)));
-    for (const [name, control] of controls) control.put(model.get(name));
   }
-  for (const name of Object.keys(NAMES)) model.on(`change:${name}`, draw);
-  const stop = onResize(canvas, draw);
-  draw();
-  return () => {
-    for (const name of Object.keys(NAMES)) model.off(`change:${name}`, draw);
-    stop();
-  };
+  return sliders.follow(canvas, draw);
 }
 export default {render, kl};

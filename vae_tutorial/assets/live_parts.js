@@ -367,6 +367,28 @@ function slider(text, {min, max, step, value}, oninput, show = v => number(v)) {
   return Object.assign(label, {put, input});
 }
 
+// Sliders for traits of the model: means and log variances, by name. follow(canvas, draw) draws
+// whenever one of them moves, and returns the clean-up.
+function traitSliders(model, names) {
+  const controls = Object.entries(names).map(([name, text]) => [name, slider(text,
+    {min: -4, max: text.startsWith('mean') ? 4 : 3, step: 0.05, value: model.get(name)},
+    value => { model.set(name, value); model.save_changes(); })]);
+  const follow = (canvas, draw) => {
+    const redraw = () => {
+      draw();
+      for (const [name, control] of controls) control.put(model.get(name));
+    };
+    for (const [name] of controls) model.on(`change:${name}`, redraw);
+    const stop = onResize(canvas, redraw);
+    redraw();
+    return () => {
+      for (const [name] of controls) model.off(`change:${name}`, redraw);
+      stop();
+    };
+  };
+  return {nodes: controls.map(([, control]) => control), follow};
+}
+
 // A canvas to draw on; change(strokes) after each movement of the pen.
 function drawingPad(change) {
   const label = 'Draw a digit here with mouse, pen or finger, or take one with the buttons.';

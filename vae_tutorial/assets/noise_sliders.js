@@ -5,10 +5,8 @@ function render({model, el}) {
   const colors = model.get('colors');
   const formula = element('p', {className: 'live-note live-wide', role: 'status'});
   const noise = model.get('noise'), NAMES = {mean: 'mean', log_variance: 'log variance'};
-  const controls = Object.entries(NAMES).map(([name, text]) => [name, slider(text,
-    {min: -4, max: name === 'mean' ? 4 : 3, step: 0.05, value: model.get(name)},
-    value => { model.set(name, value); model.save_changes(); })]);
-  const box = frame(el, ...controls.map(([, control]) => control), formula,
+  const sliders = traitSliders(model, NAMES);
+  const box = frame(el, ...sliders.nodes, formula,
     element('div', {style: 'flex:1 1 20rem;min-width:0;max-width:36rem'}, canvas));
   box.classList.add('live-equal');
 
@@ -33,14 +31,7 @@ function render({model, el}) {
     context.fillText('samples z = mean + width · ε', 8, height - 18);
     for (let z = -6; z <= 6; z += 2) context.fillText(number(z, 0), x(z) - 4, height - 3);
     formula.textContent = `z = ${number(mean)} + ${number(sd)} · ε`;
-    for (const [name, control] of controls) control.put(model.get(name));
   }
-  for (const name of Object.keys(NAMES)) model.on(`change:${name}`, draw);
-  const stop = onResize(canvas, draw);
-  draw();
-  return () => {
-    for (const name of Object.keys(NAMES)) model.off(`change:${name}`, draw);
-    stop();
-  };
+  return sliders.follow(canvas, draw);
 }
 export default {render};
