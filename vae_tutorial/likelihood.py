@@ -169,9 +169,9 @@ def _outside(model, x, num):
     return torch.cat(bounds)
 
 # %% ../nbs/build/16_log_likelihood.ipynb #importance-2
-def _importance(model, x, num_samples, chunk=2_000):
+def _importance(model, x, num_samples):
     "The bound, its standard error (see below), the effective sample size."
-    sums = []
+    sums, chunk = [], 100_000 if x.is_cuda else 2_000  # decodings at a time
     for part in x.split(max(1, chunk // num_samples)):
         log_w = log_importance_weights(model, part, num_samples).double().cpu()
         sums.append(torch.stack([log_w.logsumexp(0), (2 * log_w).logsumexp(0)]))

@@ -1,0 +1,159 @@
+"""Makes the stored results of the pages beyond on a GPU, several runs at a time.
+
+A page's slow cells define EXPERIMENTS, {key: (function, settings)}; on a CPU the page
+runs them one after the other. Here each setting is a process of its own, and each
+training step is recorded as a CUDA graph, which takes the same step in a tenth of the
+time. A row that is there already is not made again.
+python bench/long_runs.py FOLDER PAGE [PAGE ...]         (on a machine with CUDA)"""
+
+import argparse
+import ast
+import importlib
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+
+NBS = Path(__file__).resolve().parent.parent / "nbs"
+EAGER = 3  # steps before the recording, so that everything is allocated
+
+
+class Recorded:
+    "A step for `fit`: `gradient_step`, recorded once and replayed."
+
+    def __init__(self):
+        self.taken, self.graph = 0, None
+
+    def __call__(self, model, batch, objective, optimizer):
+        from vae_tutorial.training import gradient_step
+
+        self.taken += 1
+        if self.taken <= EAGER:
+            self.stream = torch.cuda.Stream() if self.taken == 1 else self.stream
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                terms = gradient_step(model, batch, objective, optimizer)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return terms
+        group = optimizer.param_groups[0]
+        if self.graph is None:
+            self.batch = [part.clone() for part in batch]
+            self.rate = torch.zeros((), device=batch[0].device)
+            rate, group["lr"] = group["lr"], self.rate
+            self.graph = torch.cuda.CUDAGraph()
+            optimizer.zero_grad()
+            with torch.cuda.graph(self.graph):
+                self.terms = gradient_step(model, self.batch, objective, optimizer)
+            group["lr"] = rate
+        for own, given in zip(self.batch, batch, strict=True):
+            if own.shape != given.shape:
+                raise ValueError("the batch size must divide the number of images")
+            own.copy_(given)
+        self.rate.fill_(group["lr"])
+        self.graph.replay()
+        return self.terms
+
+
+def _is_needed(cell):
+    "Whether a cell only imports, defines or sets a constant, or is slow."
+    if cell["cell_type"] != "code":
+        return False
+    source = "".join(cell["source"])
+    tree = ast.parse(source).body
+    if "EXPERIMENTS.items()" in source or "#| export" in source:
+        return False
+    kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
+    return "#| slow" in source or all(isinstance(part, kinds) for part in tree)
+
+
+def experiments(page, recorded=True):
+    "EXPERIMENTS of a page, its steps recorded."
+    (path,) = NBS.rglob(f"*_{page}.ipynb")
+    cells = json.loads(path.read_text())["cells"]
+    names = {"__name__": page}
+    for cell in cells:
+        source = "".join(cell["source"])
+        if source.startswith("#| default_exp "):
+            module = "vae_tutorial." + source.split()[2]
+            names |= vars(importlib.import_module(module))
+    for cell in filter(_is_needed, cells):
+        for part in ast.parse("".join(cell["source"])).body:
+            with suppress(ModuleNotFoundError):  # of what only figures need
+                exec(compile(ast.Module([part], []), page, "exec"), names)
+    if recorded:
+        from vae_tutorial.training import annealed_step
+
+        names["annealed"] = lambda num_steps: partial(
+            annealed_step, num_steps=num_steps, step=Recorded()
+        )
+    return names["EXPERIMENTS"]
+
+
+def work(folder, jobs):
+    "Take jobs until there are none."
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
+    while True:
+        page, key, index = jobs.get()
+        if page is None:
+            return
+        path = folder / "rows" / f"{page}-{key}-{index}.json"
+        try:
+            function, settings = experiments(page)[key]
+            start = time.perf_counter()
+            row = function(**settings[index])
+            row = {**row, "minutes": round((time.perf_counter() - start) / 60, 2)}
+            path.write_text(json.dumps(row))
+            print(f"{time.strftime('%X')} {path.stem}", json.dumps(row)[:300])
+        except Exception:
+            print(f"{time.strftime('%X')} {path.stem} FAILED", traceback.format_exc())
+
+
+def gather(folder, pages):
+    "One results file for each page, of the rows that are there."
+    for page in pages:
+        found = {}
+        for key, (_, settings) in experiments(page, recorded=False).items():
+            paths = [
+                folder / "rows" / f"{page}-{key}-{i}.json" for i in range(len(settings))
+            ]
+            found[key] = [json.loads(p.read_text()) for p in paths if p.exists()]
+        text = json.dumps(found, indent=1) + "\n"
+        (folder / "results" / f"{page}.json").write_text(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("pages", nargs="+")
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--only", default="", help="the experiments whose key this is")
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    for name in ("rows", "results", "work"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    os.chdir(folder / "work")  # so that ../results is theirs
+    context = multiprocessing.get_context("spawn")
+    jobs, workers = context.Queue(), []
+    for page in given.pages:
+        for key, (_, settings) in experiments(page, recorded=False).items():
+            for i in range(len(settings) if given.only in ("", key) else 0):
+                if not (folder / "rows" / f"{page}-{key}-{i}.json").exists():
+                    jobs.put((page, key, i))
+    for _ in range(given.processes):
+        jobs.put((None, None, None))
+        workers.append(context.Process(target=work, args=(folder, jobs)))
+        workers[-1].start()
+    for worker in workers:
+        worker.join()
+    gather(folder, given.pages)
+
+
+if __name__ == "__main__":
+    main()
