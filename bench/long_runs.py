@@ -21,24 +21,30 @@ from pathlib import Path
 import torch
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
-EAGER = 3  # steps before the recording, so that everything is allocated
+PARTS = 10  # batches at a time, at most
 
 
 class Recorded:
-    "A step for `fit`: `gradient_step`, recorded once and replayed."
+    "Steps for `fit`, recorded once and replayed: one for each part of the batch."
 
-    def __init__(self):
-        self.taken, self.graph = 0, None
+    def __init__(self, parts):
+        self.parts, self.taken, self.graph = parts, 0, None
 
-    def __call__(self, model, batch, objective, optimizer):
+    def steps(self, model, batch, objective, optimizer):
+        "A step for each part; the sums of the terms."
         from vae_tutorial.training import gradient_step
 
+        chunks = zip(*(part.chunk(self.parts) for part in batch))
+        each = [gradient_step(model, c, objective, optimizer) for c in chunks]
+        return type(each[0])(*map(sum, zip(*each)))
+
+    def __call__(self, model, batch, objective, optimizer):
         self.taken += 1
-        if self.taken <= EAGER:
-            self.stream = torch.cuda.Stream() if self.taken == 1 else self.stream
+        if self.taken == 1:  # one by one, so that everything is allocated
+            self.stream = torch.cuda.Stream()
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                terms = gradient_step(model, batch, objective, optimizer)
+                terms = self.steps(model, batch, objective, optimizer)
             torch.cuda.current_stream().wait_stream(self.stream)
             return terms
         group = optimizer.param_groups[0]
@@ -49,15 +55,31 @@ class Recorded:
             self.graph = torch.cuda.CUDAGraph()
             optimizer.zero_grad()
             with torch.cuda.graph(self.graph):
-                self.terms = gradient_step(model, self.batch, objective, optimizer)
+                self.terms = self.steps(model, self.batch, objective, optimizer)
             group["lr"] = rate
         for own, given in zip(self.batch, batch, strict=True):
-            if own.shape != given.shape:
-                raise ValueError("the batch size must divide the number of images")
             own.copy_(given)
         self.rate.fill_(group["lr"])
         self.graph.replay()
         return self.terms
+
+
+def fit_recorded(model, images, *args, batch_size, step, **options):
+    "`fit`, several batches at a time: the same steps, the rate moves with each group."
+    if len(images) % batch_size:
+        raise ValueError("the batch size must divide the number of images")
+    from vae_tutorial.training import annealed_step, fit
+
+    together = PARTS
+    while len(images) // batch_size % together:
+        together -= 1
+    recorded = partial(
+        annealed_step,
+        num_steps=step.keywords["num_steps"] // together,
+        step=Recorded(together),
+    )
+    size = batch_size * together
+    return fit(model, images, *args, batch_size=size, step=recorded, **options)
 
 
 def _is_needed(cell):
@@ -87,11 +109,7 @@ def experiments(page, recorded=True):
             with suppress(ModuleNotFoundError):  # of what only figures need
                 exec(compile(ast.Module([part], []), page, "exec"), names)
     if recorded:
-        from vae_tutorial.training import annealed_step
-
-        names["annealed"] = lambda num_steps: partial(
-            annealed_step, num_steps=num_steps, step=Recorded()
-        )
+        names["fit"] = fit_recorded
     return names["EXPERIMENTS"]
 
 
