@@ -10,8 +10,10 @@ import functools
 import inspect
 import json
 from collections.abc import Callable
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from pkgutil import iter_modules
 import torch
 from torch import nn
 from ._guards import PathLike, brief, checked, shown
@@ -104,13 +106,21 @@ def _build(metadata, path):
         if len(text) > 10_000:
             raise ValueError("its recipe is too long")
         config = _recipe_of(parse_json(text))
-        return RECIPES[config["recipe"]](**config["arguments"])
+        return _known(config["recipe"])(**config["arguments"])
     except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(
             f"{path} does not say which VAE it holds ({error!r:.200}): it was not "
             "written by VAE.save, or its recipe is defined in a module to import "
             "first. For the weights of one network, use load_weights."
         ) from error
+
+# %% ../nbs/inside/75_recipes.ipynb #known-2
+def _known(name):
+    "A recipe by its name. Raises `KeyError` where there is none."
+    if name not in RECIPES:
+        for module in iter_modules([str(files("vae_tutorial") / "variants")]):
+            import_module(f"vae_tutorial.variants.{module.name}")
+    return RECIPES[name]
 
 # %% ../nbs/inside/75_recipes.ipynb #old-2
 def _recipe_of(config):
