@@ -9,7 +9,8 @@ __all__ = ['ResidualBlock', 'residual_vae']
 import math
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .._guards import Count, Sizes, check_halvings, checked
+from .._guards import Count, Sizes, check_halvings
+from .._guards import check_size_of_network, checked
 from ..kernels import Linear
 from ..networks import AnyBatch, BernoulliPixels, Gaussian, StandardNormal
 from ..recipes import recipe
@@ -25,6 +26,7 @@ class ResidualBlock(nn.Module):
         channels: Count,  # Of the image that comes in and goes out
     ):
         super().__init__()
+        check_size_of_network([18 * channels, channels])
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.second.weight)
@@ -70,7 +72,7 @@ def _decoder(image_shape, latent_dim, hidden, num_blocks):
 @checked
 def residual_vae(
     image_shape: Sizes = (1, 28, 28),  # (channels, height, width)
-    latent_dim: Count = 32,  # Number of latent dimensions
+    latent_dim: Count = 2,  # Number of latent dimensions
     hidden: Sizes = (32, 64),  # Channels after each halving, at least one
     num_blocks: Count = 1,  # Residual blocks at each size
 ) -> VAE:  # With Gaussian posterior, Bernoulli pixels and prior N(0, I)
@@ -78,6 +80,7 @@ def residual_vae(
     check_halvings(image_shape, hidden, latent_dim)
     if not hidden:
         raise ValueError("hidden is empty: give the channels after each halving")
+    check_size_of_network([36 * num_blocks * max(hidden), max(hidden)])
     sizes = (image_shape, latent_dim, hidden, num_blocks)
     pixels = BernoulliPixels(_decoder(*sizes), image_shape)
     return VAE(Gaussian(_encoder(*sizes)), pixels, StandardNormal(latent_dim))
