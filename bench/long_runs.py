@@ -78,6 +78,7 @@ def fit_recorded(model, images, *args, batch_size, step, **options):
         num_steps=step.keywords["num_steps"] // together,
         step=Recorded(together),
     )
+    options["log_every"] = max(1, options.get("log_every", 100) // together)
     size = batch_size * together
     return fit(model, images, *args, batch_size=size, step=recorded, **options)
 

@@ -9,7 +9,7 @@ __all__ = ['ResidualBlock', 'residual_vae']
 import math
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .._guards import Count, Sizes, check_halvings
+from .._guards import Count, Sizes, check_count, check_halvings
 from .._guards import check_size_of_network, checked
 from ..kernels import Linear
 from ..networks import AnyBatch, BernoulliPixels, Gaussian, StandardNormal
@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
         channels: Count,  # Of the image that comes in and goes out
     ):
         super().__init__()
-        check_size_of_network([18 * channels, channels])
+        check_count("channels", channels, most=2000)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.second.weight)
@@ -80,6 +80,7 @@ def residual_vae(
     check_halvings(image_shape, hidden, latent_dim)
     if not hidden:
         raise ValueError("hidden is empty: give the channels after each halving")
+    check_count("num_blocks", num_blocks, most=100)
     check_size_of_network([36 * num_blocks * max(hidden), max(hidden)])
     sizes = (image_shape, latent_dim, hidden, num_blocks)
     pixels = BernoulliPixels(_decoder(*sizes), image_shape)
