@@ -4,7 +4,7 @@ A page's slow cells define EXPERIMENTS, {key: (function, settings)}; on a CPU th
 runs them one after the other. Here each setting is a process of its own, and each
 training step is recorded as a CUDA graph, which takes the same step in a tenth of the
 time. A row that is there already is not made again.
-python bench/long_runs.py FOLDER PAGE [PAGE ...]         (on a machine with CUDA)"""
+python bench/long_runs.py FOLDER PAGE[:KEY] ...          (on a machine with CUDA)"""
 
 import argparse
 import ast
@@ -18,9 +18,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import torch
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else no CUDA after a fork
+import torch  # noqa: E402
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
+EXPERIMENTS = {}  # by page, loaded before the processes begin
 PARTS = 10  # batches at a time, at most
 
 
@@ -84,15 +86,21 @@ def fit_recorded(model, images, *args, batch_size, step, **options):
 
 
 def _is_needed(cell):
-    "Whether a cell only imports, defines or sets a constant, or is slow."
-    if cell["cell_type"] != "code":
-        return False
+    "Whether a cell is slow, or only imports, defines, seeds and loads."
     source = "".join(cell["source"])
-    tree = ast.parse(source).body
-    if "EXPERIMENTS.items()" in source or "#| export" in source:
+    if cell["cell_type"] != "code" or "#| export" in source:
         return False
-    kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
-    return "#| slow" in source or all(isinstance(part, kinds) for part in tree)
+    if "EXPERIMENTS.items()" in source:
+        return False
+    return "#| slow" in source or all(map(_is_light, ast.parse(source).body))
+
+
+def _is_light(part):
+    if isinstance(part, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)):
+        return True
+    value = getattr(part, "value", None)
+    called = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+    return called in ("load_mnist", "use_style", "torch.manual_seed")
 
 
 def experiments(page, recorded=True):
@@ -114,7 +122,12 @@ def experiments(page, recorded=True):
     return names["EXPERIMENTS"]
 
 
-def work(folder, jobs):
+def _name(page, key, index):
+    "Of the file of a row."
+    return f"{page}-{key}-{index}.json".replace(" ", "_")
+
+
+def work(folder, jobs, changed):
     "Take jobs until there are none."
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
@@ -122,25 +135,31 @@ def work(folder, jobs):
         page, key, index = jobs.get()
         if page is None:
             return
-        path = folder / "rows" / f"{page}-{key}-{index}.json"
+        path = folder / "rows" / _name(page, key, index)
         try:
-            function, settings = experiments(page)[key]
+            function, settings = EXPERIMENTS[page][key]
             start = time.perf_counter()
-            row = function(**settings[index])
+            row = function(**settings[index] | changed)
             row = {**row, "minutes": round((time.perf_counter() - start) / 60, 2)}
             path.write_text(json.dumps(row))
-            print(f"{time.strftime('%X')} {path.stem}", json.dumps(row)[:300])
+            print(
+                f"{time.strftime('%X')} {path.stem}", json.dumps(row)[:300], flush=True
+            )
         except Exception:
-            print(f"{time.strftime('%X')} {path.stem} FAILED", traceback.format_exc())
+            print(
+                f"{time.strftime('%X')} {path.stem} FAILED",
+                traceback.format_exc(),
+                flush=True,
+            )
 
 
-def gather(folder, pages):
+def gather(folder):
     "One results file for each page, of the rows that are there."
-    for page in pages:
+    for page, experiments_of in EXPERIMENTS.items():
         found = {}
-        for key, (_, settings) in experiments(page, recorded=False).items():
+        for key, (_, settings) in experiments_of.items():
             paths = [
-                folder / "rows" / f"{page}-{key}-{i}.json" for i in range(len(settings))
+                folder / "rows" / _name(page, key, i) for i in range(len(settings))
             ]
             found[key] = [json.loads(p.read_text()) for p in paths if p.exists()]
         text = json.dumps(found, indent=1) + "\n"
@@ -150,28 +169,32 @@ def gather(folder, pages):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("pages", nargs="+")
+    parser.add_argument("pages", nargs="+", metavar="PAGE[:KEY]")
     parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--only", default="", help="the experiments whose key this is")
+    parser.add_argument("--epochs", type=int, help="of every run, to try them out")
     given = parser.parse_args()
     folder = given.folder.resolve()
     for name in ("rows", "results", "work"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     os.chdir(folder / "work")  # so that ../results is theirs
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # with all that is loaded
     jobs, workers = context.Queue(), []
-    for page in given.pages:
-        for key, (_, settings) in experiments(page, recorded=False).items():
-            for i in range(len(settings) if given.only in ("", key) else 0):
-                if not (folder / "rows" / f"{page}-{key}-{i}.json").exists():
+    changed = {"epochs": given.epochs} if given.epochs else {}
+    for wanted in given.pages:
+        page, _, only = wanted.partition(":")
+        if page not in EXPERIMENTS:
+            EXPERIMENTS[page] = experiments(page)
+        for key, (_, settings) in EXPERIMENTS[page].items():
+            for i in range(len(settings) if only in ("", key) else 0):
+                if not (folder / "rows" / _name(page, key, i)).exists():
                     jobs.put((page, key, i))
     for _ in range(given.processes):
         jobs.put((None, None, None))
-        workers.append(context.Process(target=work, args=(folder, jobs)))
+        workers.append(context.Process(target=work, args=(folder, jobs, changed)))
         workers[-1].start()
     for worker in workers:
         worker.join()
-    gather(folder, given.pages)
+    gather(folder)
 
 
 if __name__ == "__main__":
