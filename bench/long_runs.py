@@ -121,9 +121,11 @@ def experiments(page, recorded=True):
     return names["EXPERIMENTS"]
 
 
-def _name(page, key, index):
-    "Of the file of a row."
-    return f"{page}-{key}-{index}.json".replace(" ", "_")
+def rows_in(folder):
+    "Rows that are there, by page, key and number; each is a line of one file."
+    path = folder / "rows.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {tuple(at): row for at, row in map(json.loads, lines)}
 
 
 def work(folder, jobs, changed):
@@ -134,33 +136,27 @@ def work(folder, jobs, changed):
         page, key, index = jobs.get()
         if page is None:
             return
-        path = folder / "rows" / _name(page, key, index)
         try:
             function, settings = EXPERIMENTS[page][key]
             start = time.perf_counter()
             row = function(**settings[index] | changed)
             row = {**row, "minutes": round((time.perf_counter() - start) / 60, 2)}
-            path.write_text(json.dumps(row))
-            print(
-                f"{time.strftime('%X')} {path.stem}", json.dumps(row)[:300], flush=True
-            )
+            with (folder / "rows.jsonl").open("a") as file:  # a line at a time
+                file.write(json.dumps([(page, key, index), row]) + "\n")
+            said = json.dumps(row)[:300]
         except Exception:
-            print(
-                f"{time.strftime('%X')} {path.stem} FAILED",
-                traceback.format_exc(),
-                flush=True,
-            )
+            said = "FAILED " + traceback.format_exc()
+        print(time.strftime("%X"), page, key, index, said, flush=True)
 
 
 def gather(folder):
     "One results file for each page, of the rows that are there."
+    rows = rows_in(folder)
     for page, experiments_of in EXPERIMENTS.items():
-        found = {}
-        for key, (_, settings) in experiments_of.items():
-            paths = [
-                folder / "rows" / _name(page, key, i) for i in range(len(settings))
-            ]
-            found[key] = [json.loads(p.read_text()) for p in paths if p.exists()]
+        found = {
+            key: [rows[page, key, i] for i in range(len(s)) if (page, key, i) in rows]
+            for key, (_, s) in experiments_of.items()
+        }
         text = json.dumps(found, indent=1) + "\n"
         (folder / "results" / f"{page}.json").write_text(text)
 
@@ -173,20 +169,21 @@ def main():
     parser.add_argument("--epochs", type=int, help="of every run, to try them out")
     given = parser.parse_args()
     folder = given.folder.resolve()
-    for name in ("rows", "results", "work"):
+    for name in ("results", "work"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     os.chdir(folder / "work")  # so that ../results is theirs
     torch.cuda.is_available = lambda: True  # to ask would forbid CUDA after a fork
     context = multiprocessing.get_context("fork")  # with all that is loaded
     jobs, workers = context.Queue(), []
     changed = {"epochs": given.epochs} if given.epochs else {}
+    there = rows_in(folder)
     for wanted in given.pages:
         page, _, only = wanted.partition(":")
         if page not in EXPERIMENTS:
             EXPERIMENTS[page] = experiments(page)
         for key, (_, settings) in EXPERIMENTS[page].items():
             for i in range(len(settings) if only in ("", key.replace(" ", "_")) else 0):
-                if not (folder / "rows" / _name(page, key, i)).exists():
+                if (page, key, i) not in there:
                     jobs.put((page, key, i))
     for _ in range(given.processes):
         jobs.put((None, None, None))
