@@ -37,7 +37,7 @@ from vae_tutorial import (
 )
 from vae_tutorial._guards import shown
 from vae_tutorial.cli import app
-from vae_tutorial.variants import bounds, convolutional, reductions
+from vae_tutorial.variants import reductions
 
 EXAMPLES = 45  # for each function
 DOCUMENTED = (TypeError, ValueError, OSError, FloatingPointError)
@@ -225,10 +225,6 @@ def functions(folder):
         (objectives.beta_elbo, {"beta": 1.0}),
         (importance.log_importance_weights, sampled),
         (importance.iwae_bound, sampled),
-        (bounds.sticking_the_landing, sampled),
-        (bounds.doubly_reparameterized, sampled),
-        (convolutional.ResidualBlock, {"channels": 2}),
-        (convolutional.residual_vae, {**sizes, "num_blocks": 1}),
         (training.annealed, {"num_steps": 10}),
         (
             reductions.effective_beta,
