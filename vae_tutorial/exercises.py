@@ -1632,7 +1632,7 @@ _EXERCISES["limits.3"] = _Exercise(
 #| code-fold: true
 #| code-summary: "Solutions: how sure is a likelihood"
 _EXERCISES["ais.1"] = _Exercise(
-    -101.0,
+    -101,
     "0.25 times -104 plus 0.75 times -100.",
     "Each place counts by the step that the temperature takes there.",
     [
