@@ -26,6 +26,7 @@ from torch.utils.data import TensorDataset
 import vae_tutorial
 from vae_tutorial import (
     _mnist,
+    annealing,
     checkpoints,
     data,
     distributions,
@@ -133,6 +134,9 @@ def calls(folder):
     row, z = torch.rand(8, 4), torch.zeros(8, 2)
     scored = {"model": MODEL, "images": IMAGES, "seed": 0}
     sampled = {"model": MODEL, "x": IMAGES, "num_samples": 2}
+    walks = {"num_chains": 2, "num_temperatures": 3, "num_leapfrogs": 1}
+    annealed = {"model": MODEL, "x": IMAGES, **walks}
+    walks["model"] = MODEL
     sizes = {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}
     gaussian = MultivariateNormal(z, torch.eye(2))
     written = {"path": folder / "new.safetensors", "metadata": None}
@@ -183,6 +187,8 @@ def calls(folder):
         importance.log_importance_weights: sampled,
         importance.iwae_bound: sampled,
         training.annealed: {"num_steps": 10},
+        annealing.annealed_weights: {**annealed, "exact": torch.zeros(8, 2)},
+        annealing.sandwich: {"num_examples": 2, **walks},
         reductions.effective_beta: {
             "data_dim": 16,
             "latent_dim": 2,
@@ -309,7 +315,7 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
     "rank_and_world": "no arguments",
     **dict.fromkeys(
         "LabelledImages Splits ElboTerms WeightedTerms ImportanceBound Evaluation "
-        "LogLikelihood Table".split(),
+        "LogLikelihood Sandwich Table".split(),
         "a record: it holds what it is given",
     ),
     **dict.fromkeys(
@@ -465,6 +471,7 @@ def test_calls_that_should_work_do(tmp_path, monkeypatch):
 
 MODULES = [
     _mnist,
+    annealing,
     checkpoints,
     data,
     distributions,

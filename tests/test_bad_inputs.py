@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from vae_tutorial import (
     _guards,
     _mnist,
+    annealing,
     checkpoints,
     data,
     distributions,
@@ -187,6 +188,9 @@ def functions(folder):
     row, z = torch.rand(8, 4), torch.zeros(8, 2)
     scored = {"model": MODEL, "images": IMAGES, "seed": 0}
     sampled = {"model": MODEL, "x": IMAGES, "num_samples": 2}
+    walks = {"num_chains": 2, "num_temperatures": 3, "num_leapfrogs": 1}
+    annealed = {"model": MODEL, "x": IMAGES, **walks}
+    walks["model"] = MODEL
     sizes = {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}
     gaussian = MultivariateNormal(z, torch.eye(2))
     written = {"path": folder / "new.safetensors", "metadata": None}
@@ -226,6 +230,8 @@ def functions(folder):
         (importance.log_importance_weights, sampled),
         (importance.iwae_bound, sampled),
         (training.annealed, {"num_steps": 10}),
+        (annealing.annealed_weights, {**annealed, "exact": torch.zeros(8, 2)}),
+        (annealing.sandwich, {"num_examples": 2, **walks}),
         (
             reductions.effective_beta,
             {"data_dim": 16, "latent_dim": 2, "likelihood": "gaussian", **reduced},
@@ -367,6 +373,7 @@ def test_every_public_function_is_among_them(tmp_path):
         "ImportanceBound",
         "Evaluation",
         "LogLikelihood",
+        "Sandwich",
         "Verdict",
     }
     inner = {  # what a training step is made of: they trust each other
@@ -396,6 +403,7 @@ def test_every_public_function_is_among_them(tmp_path):
         distributions,
         linear_gaussian,
         objectives,
+        annealing,
         importance,
         networks,
         vae,

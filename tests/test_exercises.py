@@ -852,6 +852,32 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             ),
         ],
     ),
+    "ais.1": (
+        sum(step * r for step, r in zip((0.25, 0.75), (-104, -100))),
+        [
+            ((-104 + -100) / 2, "differ"),
+            (0.75 * -104 + 0.25 * -100, "swapped"),
+            (-104 + -100, "multiplied"),
+            (0.25 * 104 + 0.75 * 100, "sign"),
+        ],
+    ),
+    "ais.2": (
+        "lower",
+        [
+            ("upper", "you have none"),
+            ("both", "Whence"),
+            ("neither", "starts from the encoder"),
+        ],
+    ),
+    "ais.3": (
+        lambda accounts: -accounts.exp().mean(0).log(),
+        [
+            (lambda accounts: accounts.exp().mean(0).log(), "estimates log 1"),
+            (lambda accounts: -accounts.mean(0), "looser"),
+            (lambda accounts: -accounts.exp().sum(0).log(), "subtract log M"),
+            (lambda accounts: -accounts.max(0).values, "All walks count"),
+        ],
+    ),
     "posterior_gap.1": (
         next(gap / 10 for gap in range(100) if -124.5 + gap / 10 == -121.0),
         [

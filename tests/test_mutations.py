@@ -121,6 +121,10 @@ MUTATIONS = [  # module, right, wrong
         "log_weights.logsumexp(0) - math.log(num_samples)",
         "log_weights.sum(0)",
     ),
+    ("annealing", "(log_joint - log_q)", "log_joint"),
+    ("annealing", "log() < energy - energy_there", "log() < 1"),
+    ("annealing", "step / 2 * torch.lerp(*there[1], beta)\n    energy", "0\n    energy"),
+    ("annealing", "log_mean[0], -log_mean[1]", "log_mean[0], log_mean[0]"),
     (
         "variants/reductions",
         'data_dim if reconstruction == "mean" else 1',

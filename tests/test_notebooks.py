@@ -26,7 +26,7 @@ LAYERS = [
     {"files"},
     {"_mnist", "distributions", "plots", "stored"},
     {"data", "objectives", "linear_gaussian", "checkpoints", "recipes", "variants"},
-    {"networks", "_door", "importance", "own_images"},
+    {"networks", "_door", "importance", "annealing", "own_images"},
     {"vae", "training", "evaluation", "likelihood"},
     {"fast", "processes", "diagnosis", "_live"},
     {"widgets"},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from vae_tutorial.annealing import annealed_weights, sandwich
 from vae_tutorial.distributions import (
     DiagonalGaussian,
     bernoulli,
@@ -349,3 +350,70 @@ def test_quadrature_scores_other_pixels_by_their_own_density():
         joint = log_joint(grey, x, z)
         one = grey.decode(z[2]).log_prob(x[1]) + grey.prior.log_prob(z[2])
     close(joint[1, 2], one)
+
+
+class Misled(LinearGaussian):
+    "The oracle with an encoder that is off in every dimension."
+
+    def encode(self, x):
+        posterior = super().encode(x)
+        spread = posterior.covariance_matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+        return Independent(Normal(posterior.mean + 0.5 * spread, 1.3 * spread), 1)
+
+
+def misled(data_dim, latent_dim):
+    double = {"dtype": torch.float64}
+    weight = torch.randn(data_dim, latent_dim, **double)
+    return Misled(weight, torch.zeros(data_dim, **double), 0.5)
+
+
+@pytest.mark.parametrize("num_temperatures", [1, 3, 20])
+def test_the_mean_annealed_weight_is_the_likelihood(num_temperatures):
+    "However long the walks are: forth it is p(x), back it is 1 / p(x)."
+    torch.manual_seed(0)
+    model = misled(5, 2)
+    z = model.prior.sample((8,))
+    x = model.decode(z).sample()
+    truth = model.marginal.log_prob(x)
+    settings = {"num_chains": 4000, "num_temperatures": num_temperatures}
+    relative = (annealed_weights(model, x, **settings) - truth).exp()
+    error = relative.std(0) / len(relative) ** 0.5
+    assert ((relative.mean(0) - 1).abs() < 5 * error + 0.01).all()
+    one = x[:1].expand(4000, 5)  # each walk from a sample of its own
+    many = LinearGaussian.encode(model, one).sample()
+    back = annealed_weights(model, one, 1, num_temperatures, exact=many)[0]
+    relative = (back + truth[0]).exp()
+    assert (relative.mean() - 1).abs() < 5 * relative.std() / 4000**0.5 + 0.01
+
+
+def test_twenty_dimensions_are_caught_between_the_annealed_bounds():
+    torch.manual_seed(0)
+    model = misled(50, 20)
+    x, lower, upper = sandwich(model, 30)
+    truth = model.marginal.log_prob(x)
+    below, above = (lower - truth).mean(), (upper - truth).mean()
+    assert -0.3 < below < 0.1 and -0.1 < above < 0.3
+    rough = sandwich(model, 30, num_chains=1, num_temperatures=10)
+    truth = model.marginal.log_prob(rough.x)
+    assert (rough.lower - truth).mean() < -0.5 and (rough.upper - truth).mean() > 0.5
+
+
+def test_annealing_agrees_with_quadrature_and_beats_importance_sampling():
+    torch.manual_seed(0)
+    vae = VAE.load("mnist-2d")
+    x = vae.decode(vae.prior.sample((20,))).sample()
+    exact = log_likelihood(vae, x, method="quadrature")
+    found = log_likelihood(vae, x, method="ais", num_samples=8, num_temperatures=60)
+    sampled = log_likelihood(vae, x, num_samples=8 * 60)
+    assert found.method == "ais" and found.num_samples == 8
+    away = (found.values - exact.values).abs()
+    assert away.median() < 0.1 and abs((found - exact)[0]) < 0.2
+    assert away.mean() < (sampled.values - exact.values).abs().mean()
+    assert (found.effective_sample_size <= 8.001).all() and found.errors.isfinite().all()
+
+
+def test_a_walk_back_needs_a_start_for_each_example():
+    model = misled(5, 2)
+    x = model.marginal.sample((4,))
+    with pytest.raises(ValueError, match="exact has shape"):
+        annealed_weights(model, x, exact=torch.zeros(3, 2, dtype=torch.float64))

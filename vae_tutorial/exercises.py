@@ -1627,3 +1627,46 @@ _EXERCISES["limits.3"] = _Exercise(
         (0.01 * torch.rand(5, 3, dtype=torch.float64), 1.0),
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #ais-exercises
+#| code-fold: true
+#| code-summary: "Solutions: how sure is a likelihood"
+_EXERCISES["ais.1"] = _Exercise(
+    -101,
+    "0.25 times -104 plus 0.75 times -100.",
+    "Each place counts by the step that the temperature takes there.",
+    [
+        (-102.0, "The two steps of the temperature differ: 0.25 and 0.75."),
+        (-103.0, "The steps are swapped: at the first place the step is 0.25."),
+        (-204.0, "Each r is multiplied by the step of the temperature."),
+        (101.0, "The sign: r is negative, and so is its mean."),
+    ],
+)
+_EXERCISES["ais.2"] = _Exercise(
+    "lower",
+    "Walks forth need only the encoder; a walk back needs an exact sample of z.",
+    "What does each direction start from, and do you have it for a photograph?",
+    [
+        ("upper", "A walk back starts from an exact posterior sample: you have none."),
+        ("both", "Whence the exact posterior sample for the walk back?"),
+        ("neither", "A walk forth starts from the encoder: that you have."),
+    ],
+)
+
+
+# %% ../nbs/inside/85_exercises.ipynb #ais-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: how sure is a likelihood"
+_EXERCISES["ais.3"] = _Exercise(
+    lambda a: math.log(len(a)) - a.logsumexp(0),
+    "Minus the logarithm of the mean.",
+    "First the mean of the numbers themselves, then what it says of log p(x).",
+    [
+        (lambda a: a.logsumexp(0) - math.log(len(a)), "That estimates log 1 / p(x)."),
+        (lambda a: -a.mean(0), "That is the mean of the logarithms, a looser bound."),
+        (lambda a: -a.logsumexp(0), "A mean divides by M: subtract log M inside."),
+        (lambda a: -a.amax(0), "All walks count, not the largest alone."),
+    ],
+    lambda: [(torch.randn(m, 4, dtype=torch.float64),) for m in (3, 6)],
+)
+

@@ -61,7 +61,7 @@ def write_bytes(
     "Write atomically. Raises `OSError`, with the remedy, when that fails."
     path = Path(path)
     own = f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
-    partial = path.with_name(own)
+    partial = path.parent / own  # also where the path has no name
     try:
         remove_leftovers(path)
         _write_through(partial, content)

@@ -47,6 +47,8 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         multiply = F.linear if torch.is_grad_enabled() else product
         to_x = multiply(g, weight.T) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:  # frozen
+            return to_x, None, None
         rows = g.flatten(0, -2)
         to_weight = multiply(rows.T, x.flatten(0, -2).T)
         return to_x, to_weight, rows.sum(0)

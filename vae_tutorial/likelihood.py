@@ -9,6 +9,7 @@ __all__ = ['LogLikelihood', 'log_joint', 'log_likelihood']
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from ._guards import Count, ImageModel, Model, PixelKind, Seed
 from ._guards import UnitImages, check_comparable, check_plane, check_rows
 from ._guards import checked, seeded, unchecked
+from .annealing import annealed_weights
 from .data import binarize
 from .importance import log_importance_weights
 
@@ -32,9 +34,9 @@ class LogLikelihood:
 
     values: Tensor  # log p(x) or an estimate, in nats, float64, shape (n,)
     errors: Tensor  # Largest, or standard error; inf: not known; in nats, shape (n,)
-    method: str  # "quadrature": the integral; "importance": a bound on average
+    method: str  # "quadrature": the integral; else: below log p(x) on average
     pixels: str  # "binary", or "grey": then it is no likelihood, only a score
-    num_samples: int | None = None  # Importance samples per image
+    num_samples: int | None = None  # Importance samples or chains per image
     effective_sample_size: Tensor | None = None  # How many of them count, shape (n,)
     unit: str = "nats per image, higher is better"  # Of values and errors
 
@@ -175,11 +177,25 @@ def _importance(model, x, num_samples):
     for part in x.split(max(1, chunk // num_samples)):
         log_w = log_importance_weights(model, part, num_samples).double().cpu()
         sums.append(torch.stack([log_w.logsumexp(0), (2 * log_w).logsumexp(0)]))
-    log_sum, log_sum_of_squares = torch.cat(sums, dim=1)
+    return _mean_weight(*torch.cat(sums, dim=1), num_samples)
+
+
+def _mean_weight(log_sum, log_sum_of_squares, num_samples):
+    "Logarithm of the mean weight, its error, and how many weights count."
     effective = (2 * log_sum - log_sum_of_squares).exp()
     relative_variance = (1 / effective - 1 / num_samples).clamp(min=0)
     errors = relative_variance.sqrt() if num_samples > 1 else 1 / (effective - 1)
     return log_sum - math.log(num_samples), errors, effective
+
+# %% ../nbs/build/16_log_likelihood.ipynb #annealed
+def _annealed(model, x, num_chains, num_temperatures, chunk=1_600):
+    "The same from annealed weights."
+    if isinstance(model, nn.Module):
+        model.requires_grad_(False)  # a copy: only z needs gradients
+    parts = x.split(max(1, chunk // num_chains))
+    walk = partial(annealed_weights, num_temperatures=num_temperatures)
+    log_w = torch.cat([walk(model, part, num_chains).cpu() for part in parts], dim=1)
+    return _mean_weight(log_w.logsumexp(0), (2 * log_w).logsumexp(0), num_chains)
 
 # %% ../nbs/build/16_log_likelihood.ipynb #ready
 #| code-fold: true
@@ -221,19 +237,24 @@ def _certified(model, x):
 def log_likelihood(
     model: ImageModel,  # A `VAE`, or anything with its methods
     images: UnitImages,  # In [0, 1], shape (n, channels, height, width)
-    method: Literal["quadrature", "importance"] = "importance",
-    num_samples: Count = 1000,  # Importance samples per image
+    method: Literal["quadrature", "importance", "ais"] = "importance",
+    num_samples: Count | None = None,  # Per image: 1000, or 16 annealed chains
     pixels: PixelKind = "binary",  # "binary": black or white by `seed`; "grey": as is
     seed: Seed = 0,  # Decides pixels and samples
+    num_temperatures: Count = 200,  # Steps of each chain of "ais"
 ) -> LogLikelihood:  # Values per image with errors, and what they are
-    "log p(x), exact in two dimensions, else by importance (Burda et al. 2016)."
+    "log p(x): exact in two dimensions, else a bound (Burda et al. 2016; Neal 2001)."
     if method == "quadrature":
         check_plane(model.prior.event_shape[0])
+    num_samples = num_samples or {"ais": 16}.get(method, 1000)
     model = _ready(model)
     like = next(model.parameters())
     x = (binarize(images, seed) if pixels == "binary" else images).to(like)
     with seeded(seed, like):
         if method == "quadrature":
             return LogLikelihood(*_certified(model, x), method, pixels)
-        values, errors, effective = _importance(model, x, num_samples)
-        return LogLikelihood(values, errors, method, pixels, num_samples, effective)
+        if method == "ais":
+            found = _annealed(model, x, num_samples, num_temperatures)
+        else:
+            found = _importance(model, x, num_samples)
+    return LogLikelihood(*found[:2], method, pixels, num_samples, found[2])
