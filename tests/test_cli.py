@@ -11,7 +11,10 @@ from pathlib import Path
 import pexpect
 import pytest
 import torch
+from tiny import write_tiny_data
+from typer.testing import CliRunner
 
+from vae_tutorial.cli import app
 from vae_tutorial.vae import VAE
 
 COMMAND = str(Path(sys.executable).parent / "vae-tutorial")
@@ -136,6 +139,55 @@ def test_pictures_for_other_latent_sizes(latent_dim, tmp_path):
     assert "validation" in result.stdout and "cross-entropy" in result.stdout
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_data(tmp_path_factory.mktemp("tiny"))
+
+
+BEYOND = {
+    "vamp": ("--prior", "vamp"),
+    "mixture": ("--prior", "mixture", "--num-samples", 3),
+    "flow": ("--prior", "flow", "--network", "conv", "--hidden", "4,4"),
+    "iwae": ("--objective", "iwae", "--num-samples", 5),
+    "both": ("--objective", "iwae", "--num-samples", 2, "--prior", "vamp"),
+}
+
+
+@pytest.mark.parametrize("options", BEYOND.values(), ids=BEYOND)
+def test_models_of_the_chapters_beyond(options, tiny, tmp_path):
+    "Trained, resumed to the bit, scored, sampled, reconstructed and diagnosed."
+
+    def call(*arguments):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    data = ("--data", "fashion-mnist", "--data-dir", tiny)
+    for out, epochs in (("whole", [2]), ("parts", [1, 2])):
+        for number in epochs:
+            more = ("--epochs", number, "--resume", "--batch-size", 50)
+            call("train", "--out", tmp_path / out, *data, *more, *options)
+        assert {path.name for path in (tmp_path / out).iterdir()} >= PICTURES
+    models = [tmp_path / out / "model.safetensors" for out in ("whole", "parts")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    again = call("evaluate", tmp_path / "whole", "--data-dir", tiny)
+    assert "ELBO" in again and (" of 2" in again) == ("--prior" not in options)
+    assert VAE.load(models[0]).sample(3, seed=0).shape == (3, 1, 28, 28)
+    call("sample", tmp_path / "whole", "--num", 3, "--out", tmp_path / "s.png")
+    call("reconstruct", tmp_path / "whole", "--num", 2, "--data-dir", tiny)
+    assert "healthy" in call("diagnose", tmp_path / "whole", "--data-dir", tiny)
+
+
+def test_a_run_of_before_has_no_prior_in_its_settings(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("prior", "objective", "num_samples"):
+        del config[name]
+    path.write_text(json.dumps(config))
+    assert run("sample", tmp_path / "old", "--num", 2).returncode == 0
+
+
 def test_help_names_every_option():
     text = run("train", "--help").stdout
     for option in (
@@ -151,6 +203,9 @@ def test_help_names_every_option():
         "--out",
         "--resume",
         "--overwrite",
+        "--prior",
+        "--objective",
+        "--num-samples",
     ):
         assert option in text
     assert all(
@@ -239,6 +294,10 @@ def test_bad_options_write_nothing(tmp_path):
         (("--device", "tpu7"), "--device"),
         (("--validation", 60000), "--validation"),
         (("--seed", "x"), "--seed"),
+        (("--prior", "vmap"), "--prior"),
+        (("--num-samples", 0), "--num-samples"),
+        (("--objective", "iwae", "--beta", 2), "--beta"),
+        (("--prior", "flow", "--latent-dim", 1), "--latent-dim"),
     ]:
         refused("train", "--out", new, *option, match=match)
         assert not new.exists()

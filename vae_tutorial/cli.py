@@ -6,7 +6,8 @@
 __all__ = ['app', 'PICTURES', 'DataOption', 'DirectoryOption', 'DeviceOption', 'OutOption', 'PixelsOption', 'HiddenOption',
            'NetworkOption', 'ValidationOption', 'SizeOption', 'ColorOption', 'SkipOption', 'ResumeOption',
            'OverwriteOption', 'LatentOption', 'EpochsOption', 'BatchOption', 'RateOption', 'BetaOption', 'SeedOption',
-           'RunArgument', 'Network', 'Pixels', 'train', 'evaluate_', 'sample', 'reconstruct', 'diagnose_']
+           'PriorOption', 'ObjectiveOption', 'SamplesOption', 'RunArgument', 'Network', 'Prior', 'Objective', 'Pixels',
+           'train', 'evaluate_', 'sample', 'reconstruct', 'diagnose_']
 
 # %% ../nbs/inside/79_commands.ipynb #imports
 import functools
@@ -31,15 +32,17 @@ from .evaluation import evaluate
 from .fast import step_by_hand, works_by_hand
 from .files import make_folder, parse_json, read_safetensors
 from .files import remove_leftovers, write_bytes
+from .importance import iwae_bound
 from .objectives import beta_elbo, elbo
 from .own_images import load_own_images
 from .plots import plot_latent_map, plot_losses, show_images
 from .plots import show_manifold, show_reconstructions, use_style
-from .recipes import RECIPES
+from .recipes import _known
 from .processes import SharedCheckpoint, agree, join_processes, own_rows
 from .processes import rank_and_world, shared_step
 from .training import fit
 from .vae import VAE
+from .variants.priors import prior_vae
 
 # %% ../nbs/inside/79_commands.ipynb #app
 app = typer.Typer(
@@ -83,6 +86,8 @@ _OPTIONS = {
     "batch_size": "--batch-size",
     "learning_rate": "--lr",
     "num_validation": "--validation",
+    "num_samples": "--num-samples",
+    "objective is": "--objective is",
     "epochs": "--epochs",
     "hidden": "--hidden",
     "directory=": "--data-dir",
@@ -195,7 +200,11 @@ _SETTINGS = {
     "size": (int, type(None)),
     "color": (bool,),
     "skip_unreadable": (bool,),
+    "prior": (str,),
+    "objective": (str,),
+    "num_samples": (int,),
 }
+_NEWER = {"prior": "normal", "objective": "elbo", "num_samples": 1}
 
 # %% ../nbs/inside/79_commands.ipynb #settings-2-a
 def _read_config(folder):
@@ -236,6 +245,8 @@ def _kept_settings(folder):
 def _checked_config(text):
     "The settings in a text. Raises `ValueError` unless all are there and in range."
     config = parse_json(text)
+    if isinstance(config, dict):
+        config = {**_NEWER, **config}  # runs of before have none of these
     if not isinstance(config, dict) or config.keys() != _SETTINGS.keys():
         raise ValueError(f"it must hold {', '.join(_SETTINGS)}, and nothing else")
     for name, types in _SETTINGS.items():
@@ -243,8 +254,10 @@ def _checked_config(text):
             raise ValueError(f"{name} is {config[name]!r:.60}")
     for name, size in (("size", config["size"] or 1), *_sizes(config)):
         check_count(name, size)
-    if config["network"] not in ("mlp", "conv"):
-        raise ValueError(f"network is {config['network']!r:.60}")
+    kinds = {"network": Network, "prior": Prior, "objective": Objective}
+    for name, choices in kinds.items():
+        if config[name] not in {choice.value for choice in choices} - {"auto"}:
+            raise ValueError(f"{name} is {config[name]!r:.60}")
     _check_source(config["data"])
     _check_settings(config)
     return config
@@ -271,6 +284,13 @@ def _check_settings(config):
     check_number("learning_rate", config["lr"], above=True)
     check_number("beta", config["beta"])
     check_seed(config["seed"])
+    check_count("num_samples", config["num_samples"], most=10_000)
+    is_plain = (config["objective"], config["num_samples"]) == ("elbo", 1)
+    if config["beta"] != 1 and not is_plain:
+        raise ValueError(
+            f"beta is {config['beta']}: a weighted KL goes with the objective elbo and "
+            "one sample; leave it out, or leave out num_samples and the objective"
+        )
     if config["pixels"] not in ("binary", "grey"):
         raise ValueError(f"pixels is {config['pixels']!r}: choose 'binary' or 'grey'")
 
@@ -405,8 +425,9 @@ def _table(result):
     table.add_row(kind, f"{result.elbo:.2f}{spread}")
     table.add_row("= reconstruction", f"{result.reconstruction:.2f}")
     table.add_row("- KL", f"{result.kl:.2f}")
-    units = f"{result.active_units} of {len(result.kl_per_dimension)}"
-    table.add_row("active latent units", units)
+    kls = result.kl_per_dimension
+    of_all = "" if kls is None else f" of {len(kls)}"  # unknown where they mix
+    table.add_row("active latent units", f"{result.active_units}{of_all}")
     with suppress(OSError):  # nobody reads it
         Console(force_jupyter=False).print(table)
 
@@ -418,11 +439,12 @@ def _reconstruction_picture(vae, images):
 # %% ../nbs/inside/79_commands.ipynb #draw-a
 def _draw(folder, vae, history, result, images, labels):
     "Write the five pictures of a run and return their paths."
-    kls = torch.tensor(result.kl_per_dimension)
-    largest = kls.topk(min(2, vae.latent_dim)).indices.sort().values.tolist()
-    dims = tuple(largest) if len(largest) == 2 else (0, 1)
     with torch.no_grad():
         means = vae.encode(images).mean
+    kls = result.kl_per_dimension  # none where the prior mixes the dimensions
+    used = means.var(0) if kls is None else torch.tensor(kls)
+    largest = used.topk(min(2, vae.latent_dim)).indices.sort().values.tolist()
+    dims = tuple(largest) if len(largest) == 2 else (0, 1)
     grid = {"latent_dim": vae.latent_dim, "dims": dims}
     drawings = (
         plot_losses(history)[0],
@@ -442,6 +464,22 @@ class Network(str, Enum):
     auto = "auto"
     mlp = "mlp"
     conv = "conv"
+
+
+class Prior(str, Enum):
+    "Where latent vectors come from."
+
+    normal = "normal"
+    mixture = "mixture"
+    vamp = "vamp"
+    flow = "flow"
+
+
+class Objective(str, Enum):
+    "What is maximized."
+
+    elbo = "elbo"
+    iwae = "iwae"
 
 
 class Pixels(str, Enum):
@@ -492,6 +530,11 @@ BatchOption = _option(int, "Images per step.")
 RateOption = _option(float, "Learning rate of Adam.")
 BetaOption = _option(float, "Weight of the KL; 1 is the ELBO.")
 SeedOption = _option(int, "Decides weights, order, pixels and latent samples.")
+_PRIOR = "normal: N(0, I). Learned: mixture of Gaussians, vamp, flow."
+PriorOption = _option(Prior, _PRIOR)
+_OBJECTIVE = "elbo, or iwae, the importance-weighted bound."
+ObjectiveOption = _option(Objective, _OBJECTIVE)
+SamplesOption = _option(int, "Latent samples per image and step.")
 
 # %% ../nbs/inside/79_commands.ipynb #train-2
 @_command
@@ -509,6 +552,9 @@ def train(
     seed: SeedOption = 0,
     validation: ValidationOption = 0,
     network: NetworkOption = Network.auto,
+    prior: PriorOption = Prior.normal,
+    objective: ObjectiveOption = Objective.elbo,
+    num_samples: SamplesOption = 1,
     size: SizeOption = None,
     color: ColorOption = False,
     skip_unreadable: SkipOption = False,
@@ -560,7 +606,7 @@ def _asked_for(given):
         "data": str(Path(given["data"]).resolve()) if is_own else given["data"],
         "pixels": pixels,
         "hidden": _hidden(given["hidden"]),
-        "network": given["network"].value,
+        **{name: given[name].value for name in ("network", "prior", "objective")},
     }
 
 
@@ -578,8 +624,11 @@ def _made(config, splits, device):
     if isinstance(config["hidden"], str):
         config["hidden"] = _auto_hidden(config["network"], shape)
     torch.manual_seed(config["seed"])
-    build = RECIPES[config["network"] + "_vae"]
-    return build(shape, config["latent_dim"], tuple(config["hidden"])).to(device)
+    sizes = shape, config["latent_dim"], tuple(config["hidden"])
+    if config["prior"] == "normal":
+        return _known(config["network"] + "_vae")(*sizes).to(device)
+    kind = {"prior": config["prior"], "network": config["network"]}
+    return prior_vae(*sizes, **kind).to(device)
 
 # %% ../nbs/inside/79_commands.ipynb #train-4
 def _announce(config, splits, resuming):
@@ -591,11 +640,21 @@ def _announce(config, splits, resuming):
         f"pixels{shared}; Ctrl-C stops, --resume goes on"
     )
 
+# %% ../nbs/inside/79_commands.ipynb #train-4-o
+def _objective(config):
+    "What the settings want maximized."
+    if config["beta"] != 1:
+        return beta_elbo(config["beta"])
+    known = {"elbo": elbo, "iwae": iwae_bound}
+    objective, num_samples = known[config["objective"]], config["num_samples"]
+    if objective is elbo and num_samples == 1:
+        return elbo
+    return functools.partial(objective, num_samples=num_samples)
+
 # %% ../nbs/inside/79_commands.ipynb #train-4-a
 def _how(vae, config, kept):
     "The objective, and how its step is taken and kept."
-    beta = config["beta"]
-    objective = elbo if beta == 1 else beta_elbo(beta)
+    beta, objective = config["beta"], _objective(config)
     if rank_and_world()[1] > 1:
         quiet = {"log": None} if rank_and_world()[0] > 0 else {}
         step, batches = shared_step(vae, objective), own_rows
@@ -603,7 +662,8 @@ def _how(vae, config, kept):
         shared = {"step": step, "batches": batches, "checkpoint": checkpoint}
         return {"objective": objective, **shared, **quiet}
     step = {}
-    if works_by_hand(vae):
+    is_plain = (config["objective"], config["num_samples"]) == ("elbo", 1)
+    if is_plain and works_by_hand(vae):
         step = {"step": step_by_hand(vae, None if beta == 1 else beta)}
     return {"objective": objective, "checkpoint": Checkpoint(*kept), **step}
 

@@ -135,12 +135,14 @@ _STYLES = {"train": {"linewidth": 1.5}, "validation": _CIRCLES}
 def plot_losses(
     history: list[dict],  # As returned by `fit`
     figure: Figure | None = None,  # Where to draw; None makes a figure
-) -> list[Axes]:  # Three panels: ELBO, reconstruction, KL
-    "The terms of the ELBO against epochs. Raises `TypeError` or `ValueError`."
-    check_history(history, figure, list(_TERMS))
+) -> list[Axes]:  # Panels: ELBO, reconstruction, KL; or the bound alone
+    "The objective's terms against epochs. Raises `TypeError` or `ValueError`."
+    has_bound = any("bound" in record for record in history[:1])
+    terms = {"bound": "bound"} if has_bound else _TERMS
+    check_history(history, figure, list(terms))
     figure = figure or plt.figure(figsize=(6.5, 5.4))
-    panels = figure.subplots(3, 1, sharex=True)
-    for axes, (term, label) in zip(panels, _TERMS.items()):
+    panels = figure.subplots(len(terms), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (term, label) in zip(panels, terms.items()):
         _plot_term(axes, history, term)
         axes.set_ylabel(label)
     panels[0].legend(fontsize=9, loc="lower right")
@@ -159,7 +161,8 @@ def _plot_term(axes, history, term):
         if records:
             epochs = [r["epoch"] - 1 + r["step"] / steps for r in records]
             values = [record[term] for record in records]
-            look = {"color": TERM_COLORS[term], "markerfacecolor": "white", **style}
+            color = TERM_COLORS.get(term, TERM_COLORS["elbo"])
+            look = {"color": color, "markerfacecolor": "white", **style}
             axes.plot(epochs, values, label=split, **look)
 
 # %% ../nbs/inside/77_plots.ipynb #map-2
