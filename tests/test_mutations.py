@@ -123,7 +123,11 @@ MUTATIONS = [  # module, right, wrong
     ),
     ("annealing", "(log_joint - log_q)", "log_joint"),
     ("annealing", "log() < energy - energy_there", "log() < 1"),
-    ("annealing", "step / 2 * torch.lerp(*there[1], beta)\n    energy", "0\n    energy"),
+    (
+        "annealing",
+        "step / 2 * torch.lerp(*there[1], beta)\n    energy",
+        "0\n    energy",
+    ),
     ("annealing", "log_mean[0], -log_mean[1]", "log_mean[0], log_mean[0]"),
     (
         "variants/reductions",

@@ -367,9 +367,13 @@ def misled(data_dim, latent_dim):
     return Misled(weight, torch.zeros(data_dim, **double), 0.5)
 
 
-@pytest.mark.parametrize("num_temperatures", [1, 3, 20])
-def test_the_mean_annealed_weight_is_the_likelihood(num_temperatures):
+def test_the_mean_annealed_weight_is_the_likelihood():
     "However long the walks are: forth it is p(x), back it is 1 / p(x)."
+    for num_temperatures in (1, 3, 20):
+        check_mean_weights(num_temperatures)
+
+
+def check_mean_weights(num_temperatures):
     torch.manual_seed(0)
     model = misled(5, 2)
     z = model.prior.sample((8,))
@@ -400,16 +404,20 @@ def test_twenty_dimensions_are_caught_between_the_annealed_bounds():
 
 def test_annealing_agrees_with_quadrature_and_beats_importance_sampling():
     torch.manual_seed(0)
-    vae = VAE.load("mnist-2d")
+    vae = mlp_vae((1, 4, 4), hidden=(8,))
+    for parameter in vae.decoder.parameters():
+        parameter.data *= 4  # posteriors that no encoder knows
     x = vae.decode(vae.prior.sample((20,))).sample()
     exact = log_likelihood(vae, x, method="quadrature")
-    found = log_likelihood(vae, x, method="ais", num_samples=8, num_temperatures=60)
-    sampled = log_likelihood(vae, x, num_samples=8 * 60)
-    assert found.method == "ais" and found.num_samples == 8
+    found = log_likelihood(vae, x, method="ais", num_samples=16, num_temperatures=60)
+    sampled = log_likelihood(vae, x, num_samples=16)
+    assert found.method == "ais" and found.num_samples == 16
     away = (found.values - exact.values).abs()
-    assert away.median() < 0.1 and abs((found - exact)[0]) < 0.2
-    assert away.mean() < (sampled.values - exact.values).abs().mean()
-    assert (found.effective_sample_size <= 8.001).all() and found.errors.isfinite().all()
+    assert away.mean() < 0.15 and abs((found - exact)[0]) < 0.1
+    assert 2 * away.mean() < (sampled.values - exact.values).abs().mean()
+    assert (
+        found.effective_sample_size <= 16.001
+    ).all() and found.errors.isfinite().all()
 
 
 def test_a_walk_back_needs_a_start_for_each_example():
