@@ -48,7 +48,8 @@ from vae_tutorial import (
     vae,
     widgets,
 )
-from vae_tutorial.variants import reductions
+from vae_tutorial.variants import flows, reductions
+from vae_tutorial.variants import priors as learned
 
 CALLS = 5_000
 SECONDS, BYTES = 10, 2**31  # that no call may exceed
@@ -62,6 +63,8 @@ LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
 NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
 TERMS = {"elbo": -1.0, "reconstruction": -1.0, "kl": 0.0}
 HISTORY = [{"epoch": 1, "step": 1, "split": "train", **TERMS}]
+LAYERS = flows.flow_layers("coupling", 2, 2, 3)
+FLOW = flows.FlowDistribution(NORMAL, LAYERS)
 
 
 def anything():
@@ -139,6 +142,7 @@ def calls(folder):
     walks["model"] = MODEL
     sizes = {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}
     gaussian = MultivariateNormal(z, torch.eye(2))
+    layer = {"latent_dim": 2, "hidden": 3, "context_dim": 0}
     written = {"path": folder / "new.safetensors", "metadata": None}
     seeded = {"num_validation": 0, "seed": 0, "directory": folder}
     trained = {"model": MODEL, "images": IMAGES, "validation": IMAGES, "epochs": 1}
@@ -195,6 +199,25 @@ def calls(folder):
             "likelihood": "gaussian",
             **reduced,
         },
+        flows.Coupling: layer,
+        flows.Autoregressive: layer,
+        flows.flow_layers: {"flow": "coupling", "num_layers": 2, **layer},
+        flows.FlowDistribution: {"base": NORMAL, "layers": LAYERS, "context": None},
+        FLOW.log_prob: {"z": z},
+        flows.FlowPosterior: {
+            "network": nn.Linear(16, 4),
+            "layers": LAYERS,
+            "latent_dim": 2,
+        },
+        flows.flow_vae: {**sizes, "num_layers": 1, "flow_hidden": 3},
+        learned.LearnedMixture: {"latent_dim": 2, "num_components": 3},
+        learned.VampPrior: {
+            "encoder": MODEL.encoder,
+            "image_shape": (1, 4, 4),
+            "num_components": 3,
+        },
+        learned.FlowPrior: {"latent_dim": 2, "num_layers": 1, "hidden": 3},
+        learned.prior_vae: {**sizes, "prior": "vamp", "num_components": 3},
         networks.mlp: {"sizes": [4, 3, 2]},
         networks.Gaussian: {"network": nn.Linear(4, 4)},
         networks.BernoulliPixels: {
@@ -324,6 +347,10 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
         "Linear Adam join_processes agree checksum make_folder leftovers "
         "remove_leftovers FolderLock main".split(),
         "a part of the training: fit checks at its door",
+    ),
+    **dict.fromkeys(
+        "Conditioner MaskedLinear FlowTransform mixture_of".split(),
+        "a part of a flow or prior, which has looked at the sizes",
     ),
 }
 LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why

@@ -38,7 +38,8 @@ from vae_tutorial import (
 )
 from vae_tutorial._guards import shown
 from vae_tutorial.cli import app
-from vae_tutorial.variants import reductions
+from vae_tutorial.variants import flows, reductions
+from vae_tutorial.variants import priors as learned
 
 EXAMPLES = 45  # for each function
 DOCUMENTED = (TypeError, ValueError, OSError, FloatingPointError)
@@ -178,6 +179,7 @@ MODEL = vae.mlp_vae((1, 4, 4), hidden=(3,))
 CONVOLUTIONAL = vae.conv_vae((1, 4, 4), hidden=(3,))
 LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
 NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
+FLOW = flows.FlowDistribution(NORMAL, flows.flow_layers("coupling", 2, 2, 3))
 
 
 def functions(folder):
@@ -193,6 +195,7 @@ def functions(folder):
     walks["model"] = MODEL
     sizes = {"image_shape": (1, 4, 4), "latent_dim": 2, "hidden": (3,)}
     gaussian = MultivariateNormal(z, torch.eye(2))
+    layer = {"latent_dim": 2, "hidden": 3, "context_dim": 0}
     written = {"path": folder / "new.safetensors", "metadata": None}
     seeded = {"num_validation": 0, "seed": 0, "directory": folder}
     trained = {"model": MODEL, "images": IMAGES, "validation": IMAGES, "epochs": 1}
@@ -236,6 +239,17 @@ def functions(folder):
             reductions.effective_beta,
             {"data_dim": 16, "latent_dim": 2, "likelihood": "gaussian", **reduced},
         ),
+        (flows.Coupling, layer),
+        (flows.Autoregressive, layer),
+        (
+            flows.flow_layers,
+            {"flow": "coupling", "num_layers": 2, **layer},
+        ),
+        (flows.flow_vae, {**sizes, "num_layers": 1, "flow_hidden": 3}),
+        (FLOW.log_prob, {"z": z}),
+        (learned.LearnedMixture, {"latent_dim": 2, "num_components": 3}),
+        (learned.FlowPrior, {"latent_dim": 2, "num_layers": 1, "hidden": 3}),
+        (learned.prior_vae, {**sizes, "prior": "vamp", "num_components": 3}),
         (networks.mlp, {"sizes": [4, 3, 2]}),
         (networks.StandardNormal, {"latent_dim": 2}),
         (networks.conv_encoder, sizes),

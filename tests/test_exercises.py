@@ -18,6 +18,7 @@ from torch.distributions import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
+    LogNormal,
     MixtureSameFamily,
     Normal,
     kl_divergence,
@@ -139,6 +140,13 @@ def best_width():
         .mean(0)
         .argmax()
     ].item()
+
+
+def squared_way():
+    "Mean squared way from N(0, 1) to N(1, 4), quantile by quantile."
+    a, b = (Normal(torch.tensor(m, **double), s) for m, s in ((0.0, 1.0), (1.0, 2.0)))
+    share = (torch.arange(10**6, **double) + 0.5) / 10**6
+    return (a.icdf(share) - b.icdf(share)).square().mean().item()
 
 
 def standard_error_of_difference(a, b):
@@ -906,6 +914,59 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda joint, marginal: joint / marginal, "not divided"),
         ],
     ),
+    "flows.1": (
+        math.log(math.exp(-2.0) / math.exp(0.3)),
+        [
+            (-2.0 + 0.3, "sign"),
+            (-2.0, "density changes"),
+            (-2.0 - math.exp(0.3), "log scale itself"),
+        ],
+    ),
+    "flows.2": (
+        math.prod(math.e for layer in range(4) if layer % 2),
+        [
+            (math.e**4, "one half only"),
+            (math.e, "one layer"),
+            (2.0, "log of the factor"),
+            (4.0, "add up"),
+        ],
+    ),
+    "flows.3": (
+        lambda y: LogNormal(*torch.tensor([0.0, 1.0], **double)).log_prob(y),
+        [
+            (lambda y: Normal(0.0, 1.0).log_prob(y.log()), "is missing"),
+            (lambda y: Normal(0.0, 1.0).log_prob(y.log()) + y.log(), "The sign"),
+            (lambda y: Normal(0.0, 1.0).log_prob(y.log()) - y, "that is y"),
+            (lambda y: Normal(0.0, 1.0).log_prob(y) - y.log(), "before the move"),
+        ],
+    ),
+    "priors.1": (
+        math.log(sum(math.exp(0.5) * (k == 7) for k in range(100)) / 100),
+        [
+            (0.5, "has a weight"),
+            (0.5 / 100, "logarithm is added"),
+            (0.5 + math.log(100), "The sign"),
+            (0.5 - 100, "take its logarithm"),
+        ],
+    ),
+    "priors.2": (
+        squared_way(),
+        [
+            (1.0, "alone"),
+            (1.0 + 1 + 4, "twice their product"),
+            (4.0, "deviations"),
+            (1.0 + 1 + 4 - 2 * 4, "variances"),
+        ],
+    ),
+    "priors.3": (
+        lambda scores: (sum(scores.exp().unbind(1)) / scores.shape[1]).log(),
+        [
+            (lambda scores: scores.mean(-1), "averages logarithms"),
+            (lambda scores: scores.logsumexp(-1), "weights are missing"),
+            (lambda scores: scores.exp().mean(-1), "take its log"),
+            (lambda scores: scores.max(-1).values, "not the largest"),
+        ],
+    ),
     "likelihoods.1": (
         bits_of_one_pixel(),
         [
@@ -1173,6 +1234,10 @@ INEXACT = {
     "latent_space.3",
     "results.2",
     "posterior_gap.1",
+    "flows.1",
+    "flows.2",
+    "priors.1",
+    "priors.2",
     "likelihoods.1",
     "likelihoods.2",
     "your_own_images.2",

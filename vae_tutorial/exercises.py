@@ -1445,6 +1445,97 @@ _EXERCISES["posterior_gap.3"] = _Exercise(
     ],
 )
 
+# %% ../nbs/inside/85_exercises.ipynb #flows-exercises
+#| code-fold: true
+#| code-summary: "Solutions: flows"
+_EXERCISES["flows.1"] = _Exercise(
+    -2.3,
+    "-2.0 - 0.3: the sum of the log scales is subtracted.",
+    "Where space is stretched, samples thin out.",
+    [
+        (-1.7, "The sign: stretching makes the density lower."),
+        (-2.0, "The layer stretches space: the density changes."),
+        (-2.0 - math.exp(0.3), "The log determinant is the log scale itself."),
+    ],
+)
+_EXERCISES["flows.2"] = _Exercise(
+    math.exp(2),
+    "Two of the four layers move it, each by a factor of e at most.",
+    "Which of the layers move the first dimension?",
+    [
+        (math.exp(4), "A coupling moves one half only; the next moves the other."),
+        (math.e, "That is one layer."),
+        (2.0, "That is the log of the factor."),
+        (4.0, "Log scales add up, for the layers that move this dimension."),
+    ],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #flows-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: flows"
+def _log_normal(y):
+    return -0.5 * (y.log().square() + math.log(2 * math.pi))
+
+
+def _standard(z):
+    return -0.5 * (z.square() + math.log(2 * math.pi))
+
+
+_EXERCISES["flows.3"] = _Exercise(
+    lambda y: _log_normal(y) - y.log(),
+    "log N(log y; 0, 1) minus the log derivative of exp, which is log y.",
+    "Where did y come from, and by how much does exp stretch there?",
+    [
+        (_log_normal, "The log determinant is missing."),
+        (lambda y: _log_normal(y) + y.log(), "The sign of the log determinant."),
+        (lambda y: _log_normal(y) - y, "The derivative at z is exp(z), that is y."),
+        (lambda y: _standard(y) - y.log(), "Score the z before the move, log y."),
+    ],
+    lambda: [(torch.rand(7, dtype=torch.float64) * 3 + 0.2,) for _ in range(2)],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #priors-exercises
+#| code-fold: true
+#| code-summary: "Solutions: priors"
+_EXERCISES["priors.1"] = _Exercise(
+    0.5 - math.log(100),
+    "Its weight is 1/100: 0.5 - log 100.",
+    "What is the weight of a component, and where does it stand?",
+    [
+        (0.5, "The component has a weight."),
+        (0.005, "The weight multiplies the density: its logarithm is added."),
+        (0.5 + math.log(100), "The sign: a weight below one lowers the density."),
+        (0.5 - 100, "The weight is 1/100: take its logarithm."),
+    ],
+)
+_EXERCISES["priors.2"] = _Exercise(
+    2.0,
+    "(1 - 0)² + 1 + 4 - 2 · 1 · 2 = 2.",
+    "With one dimension the root of the product is the product of the deviations.",
+    [
+        (1.0, "That is the part of the means alone, or of the widths alone."),
+        (6.0, "The widths are compared, too: subtract twice their product."),
+        (4.0, "Subtract twice the product of the deviations, 1 and 2."),
+        (-2.0, "The root is of the product of the variances."),
+    ],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #priors-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: priors"
+_EXERCISES["priors.3"] = _Exercise(
+    lambda scores: scores.logsumexp(-1) - math.log(scores.shape[-1]),
+    "Average the densities, not their logarithms.",
+    "Which are averaged, densities or log densities?",
+    [
+        (lambda scores: scores.mean(-1), "That averages logarithms."),
+        (lambda scores: scores.logsumexp(-1), "The weights are missing."),
+        (lambda scores: scores.exp().mean(-1), "That is the density: take its log."),
+        (lambda scores: scores.amax(-1), "All components count, not the largest."),
+    ],
+    lambda: [(torch.randn(7, k, dtype=torch.float64),) for k in (3, 5)],
+)
+
 # %% ../nbs/inside/85_exercises.ipynb #cell-19
 #| code-fold: true
 #| code-summary: "Solutions: likelihoods"
