@@ -530,6 +530,8 @@ BatchOption = _option(int, "Images per step.")
 RateOption = _option(float, "Learning rate of Adam.")
 BetaOption = _option(float, "Weight of the KL; 1 is the ELBO.")
 SeedOption = _option(int, "Decides weights, order, pixels and latent samples.")
+
+# %% ../nbs/inside/79_commands.ipynb #train-options-4
 _PRIOR = "normal: N(0, I). Learned: mixture of Gaussians, vamp, flow."
 PriorOption = _option(Prior, _PRIOR)
 _OBJECTIVE = "elbo, or iwae, the importance-weighted bound."

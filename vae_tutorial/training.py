@@ -113,11 +113,12 @@ def mean_terms(model, data, objective, batch_size=1000):
 # %% ../nbs/build/13_training.ipynb #slower-2
 def annealed_step(model, batch, objective, optimizer, num_steps, step=gradient_step):
     "A step whose rate belongs to its place in a run of `num_steps`."
-    group = optimizer.param_groups[0]
-    peak = group.setdefault("peak", group["lr"])
-    t = group["taken"] = group.get("taken", _steps_taken(optimizer)) + 1
-    cosine = (1 + math.cos(math.pi * min(t / num_steps, 1))) / 2
-    group["lr"] = peak * min(50 * t / num_steps, cosine)
+    group, kept = optimizer.param_groups[0], list(optimizer.state.values())
+    if "taken" not in group:  # a resumed run has taken some already
+        group["taken"] = int(kept[0]["step"]) if kept else 0
+    group["taken"] += 1
+    t, peak = group["taken"] / num_steps, group.setdefault("peak", group["lr"])
+    group["lr"] = peak * min(50 * t, (1 + math.cos(math.pi * min(t, 1))) / 2)
     return step(model, batch, objective, optimizer)
 
 
@@ -127,10 +128,3 @@ def annealed(
     "Steps that warm up and fall to zero (Loshchilov & Hutter 2017, eq. 5)."
     check_count("num_steps", num_steps)
     return partial(annealed_step, num_steps=num_steps)
-
-# %% ../nbs/build/13_training.ipynb #slower-3
-#| code-fold: true
-#| code-summary: "Helper: how many steps an optimizer took before it was kept"
-def _steps_taken(optimizer):
-    states = list(optimizer.state.values())
-    return int(states[0]["step"]) if states else 0
