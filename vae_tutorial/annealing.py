@@ -10,7 +10,8 @@ import math
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from ._guards import Count, Model, checked, unchecked
+from ._guards import Count, Model, check_tensor
+from ._guards import checked, unchecked
 from .importance import log_importance_weights
 
 # %% ../nbs/beyond/32_ais.ipynb #densities
@@ -97,7 +98,8 @@ def annealed_weights(
 #| code-fold: true
 #| code-summary: "Helper: the start of the walks back"
 def _repeated(exact, q, num_chains):
-    "The same start for every walk. Raises `ValueError` unless there is one for each."
+    "The same start for every walk. Raises unless there is one for each example."
+    check_tensor("exact", exact)
     expected = tuple(q.batch_shape + q.event_shape)
     if tuple(exact.shape) != expected:
         raise ValueError(
