@@ -137,8 +137,8 @@ def plot_losses(
     figure: Figure | None = None,  # Where to draw; None makes a figure
 ) -> list[Axes]:  # Panels: ELBO, reconstruction, KL; or the bound alone
     "The objective's terms against epochs. Raises `TypeError` or `ValueError`."
-    has_bound = any("bound" in record for record in history[:1])
-    terms = {"bound": "bound"} if has_bound else _TERMS
+    check_history(history, figure, [])
+    terms = {"bound": "bound"} if "bound" in history[0] else _TERMS
     check_history(history, figure, list(terms))
     figure = figure or plt.figure(figsize=(6.5, 5.4))
     panels = figure.subplots(len(terms), 1, sharex=True, squeeze=False)[:, 0]
