@@ -96,7 +96,7 @@ def annealed_weights(
 
 # %% ../nbs/beyond/32_ais.ipynb #repeated
 #| code-fold: true
-#| code-summary: "Helper: the start of the walks back"
+#| code-summary: "Helpers: the start of the walks back, the drawn examples"
 def _repeated(exact, q, num_chains):
     "The same start for every walk. Raises unless there is one for each example."
     check_tensor("exact", exact)
@@ -107,6 +107,17 @@ def _repeated(exact, q, num_chains):
             "of the posterior for each example in x"
         )
     return exact.expand(num_chains, *exact.shape)
+
+
+def _drawn(model, z):
+    "Examples from p(x|z). Raises `FloatingPointError` where p is no number."
+    try:
+        return model.decode(z).sample()
+    except RuntimeError as error:
+        raise FloatingPointError(
+            "model gives probabilities that are none: its weights are NaN, infinite or "
+            "far too large. Train it again with a lower learning_rate."
+        ) from error
 
 # %% ../nbs/beyond/32_ais.ipynb #sandwich
 class Sandwich(NamedTuple):
@@ -128,7 +139,7 @@ def sandwich(
 ) -> Sandwich:
     "Bidirectional Monte Carlo on simulated data (Grosse et al. 2015; Wu et al. 2017)."
     z = model.prior.sample((num_examples,))
-    x = model.decode(z).sample()
+    x = _drawn(model, z)
     settings = num_chains, num_temperatures, num_leapfrogs
     forth = annealed_weights(model, x, *settings)
     back = annealed_weights(model, x, *settings, exact=z)
