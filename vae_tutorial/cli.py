@@ -246,7 +246,8 @@ def _checked_config(text):
     "The settings in a text. Raises `ValueError` unless all are there and in range."
     config = parse_json(text)
     if isinstance(config, dict):
-        config = {**_NEWER, **config}  # runs of before have none of these
+        newer = {name: value for name, value in _NEWER.items() if name not in config}
+        config |= newer  # a run from before has none of these
     if not isinstance(config, dict) or config.keys() != _SETTINGS.keys():
         raise ValueError(f"it must hold {', '.join(_SETTINGS)}, and nothing else")
     for name, types in _SETTINGS.items():

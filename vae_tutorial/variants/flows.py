@@ -131,7 +131,9 @@ class Autoregressive(nn.Module):
             z = (moved - shift) * (-log_scale).exp()
         return z, log_scale.sum(-1)
 
-# %% ../../nbs/beyond/38_flows.ipynb #layers
+# %% ../../nbs/beyond/38_flows.ipynb #layers-helper
+#| code-fold: true
+#| code-summary: "Helpers: layers in a row; z once for each context"
 @checked
 def flow_layers(
     flow: Literal["coupling", "autoregressive"],  # Kind of all layers
@@ -148,6 +150,14 @@ def flow_layers(
     return nn.ModuleList(layers)
 
 
+def _one_for_each(z, context):
+    "z, repeated so that there is one for each context."
+    if context is None:
+        return z
+    batch = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
+    return z.expand(*batch, z.shape[-1])
+
+# %% ../../nbs/beyond/38_flows.ipynb #layers
 class FlowTransform(Transform):
     "Layers in a row, as PyTorch's distributions want them; remembers the last z."
 
@@ -178,14 +188,6 @@ class FlowTransform(Transform):
         if self.last[0] is not moved:
             self._inverse(moved)
         return self.last[1]
-
-
-def _one_for_each(z, context):
-    "z, repeated so that there is one for each context."
-    if context is None:
-        return z
-    batch = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
-    return z.expand(*batch, z.shape[-1])
 
 # %% ../../nbs/beyond/38_flows.ipynb #distribution
 class FlowDistribution(TransformedDistribution):
