@@ -141,8 +141,9 @@ def work(folder, jobs, changed):
             start = time.perf_counter()
             row = function(**settings[index] | changed)
             row = {**row, "minutes": round((time.perf_counter() - start) / 60, 2)}
-            with (folder / "rows.jsonl").open("a") as file:  # a line at a time
-                file.write(json.dumps([(page, key, index), row]) + "\n")
+            line = json.dumps([(page, key, index), row]) + "\n"
+            with (folder / "rows.jsonl").open("ab", buffering=0) as file:
+                file.write(line.encode())  # whole, though others write too
             said = json.dumps(row)[:300]
         except Exception:
             said = "FAILED " + traceback.format_exc()

@@ -35,7 +35,8 @@ MODELS = {
     },
     "conv": lambda: prior_vae((1, 4, 4), 2, (3,), "vamp", 4, "conv"),
 }
-IMAGES = binarize(torch.rand(40, 1, 4, 4), seed=0)
+GREY = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+IMAGES = binarize(GREY, seed=1)
 
 
 def shaken(module):
