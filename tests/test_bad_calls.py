@@ -48,7 +48,7 @@ from vae_tutorial import (
     vae,
     widgets,
 )
-from vae_tutorial.variants import flows, reductions
+from vae_tutorial.variants import bounds, convolutional, flows, reductions
 from vae_tutorial.variants import priors as learned
 
 CALLS = 5_000
@@ -210,6 +210,10 @@ def calls(folder):
             "latent_dim": 2,
         },
         flows.flow_vae: {**sizes, "num_layers": 1, "flow_hidden": 3},
+        bounds.sticking_the_landing: sampled,
+        bounds.doubly_reparameterized: sampled,
+        convolutional.ResidualBlock: {"channels": 2},
+        convolutional.residual_vae: {**sizes, "num_blocks": 1},
         learned.LearnedMixture: {"latent_dim": 2, "num_components": 3},
         learned.VampPrior: {
             "encoder": MODEL.encoder,
@@ -509,6 +513,7 @@ MODULES = [
 ]
 MODULES += [kernels, likelihood, linear_gaussian, networks, objectives, own_images]
 MODULES += [plots, processes, recipes, reductions, stored, training, vae, widgets]
+MODULES += [bounds, convolutional, flows, learned]
 
 
 def test_all_that_is_public_is_called(tmp_path):
@@ -532,6 +537,10 @@ TOO_LARGE = [
     (vae.conv_vae, {"hidden": (1_000_000,)}),
     (vae.conv_vae, {"image_shape": (1, 2**14, 2**14), "hidden": (1, 1000)}),
     (vae.conv_vae, {"latent_dim": 1_000_000}),
+    (convolutional.residual_vae, {"latent_dim": 10_000_000}),
+    (convolutional.residual_vae, {"hidden": (9_000, 9_000)}),
+    (convolutional.residual_vae, {"num_blocks": 1_000_000}),
+    (convolutional.ResidualBlock, {"channels": 1_000_000}),
     (networks.mlp, {"sizes": [100_000, 100_000]}),
     (networks.StandardNormal, {"latent_dim": 10**9}),
 ]
@@ -547,7 +556,9 @@ def test_sizes_are_refused_before_memory_is_taken(build, sizes, bounded):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("build", [vae.mlp_vae, vae.conv_vae])
+@pytest.mark.parametrize(
+    "build", [vae.mlp_vae, vae.conv_vae, convolutional.residual_vae]
+)
 def test_models_of_other_precision_work_or_are_refused(build, dtype, tmp_path):
     "A loss of precision is announced by the dtype; nothing is NaN."
     model, x = build((1, 4, 4), hidden=(3,)).to(dtype), IMAGES.to(dtype)
@@ -570,7 +581,9 @@ def test_models_of_other_precision_work_or_are_refused(build, dtype, tmp_path):
     )
 
 
-@pytest.mark.parametrize("build", [vae.mlp_vae, vae.conv_vae])
+@pytest.mark.parametrize(
+    "build", [vae.mlp_vae, vae.conv_vae, convolutional.residual_vae]
+)
 def test_data_is_brought_to_where_the_model_is(build):
     "Here to its dtype; a GPU is not asked for, and takes the same way."
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ from vae_tutorial import (
 )
 from vae_tutorial._guards import shown
 from vae_tutorial.cli import app
-from vae_tutorial.variants import flows, reductions
+from vae_tutorial.variants import bounds, convolutional, flows, reductions
 from vae_tutorial.variants import priors as learned
 
 EXAMPLES = 45  # for each function
@@ -246,6 +246,10 @@ def functions(folder):
             {"flow": "coupling", "num_layers": 2, **layer},
         ),
         (flows.flow_vae, {**sizes, "num_layers": 1, "flow_hidden": 3}),
+        (bounds.sticking_the_landing, sampled),
+        (bounds.doubly_reparameterized, sampled),
+        (convolutional.ResidualBlock, {"channels": 2}),
+        (convolutional.residual_vae, {**sizes, "num_blocks": 1}),
         (FLOW.log_prob, {"z": z}),
         (learned.LearnedMixture, {"latent_dim": 2, "num_components": 3}),
         (learned.FlowPrior, {"latent_dim": 2, "num_layers": 1, "hidden": 3}),

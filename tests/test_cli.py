@@ -150,6 +150,9 @@ BEYOND = {
     "flow": ("--prior", "flow", "--network", "conv", "--hidden", "4,4"),
     "iwae": ("--objective", "iwae", "--num-samples", 5),
     "both": ("--objective", "iwae", "--num-samples", 2, "--prior", "vamp"),
+    "residual": ("--network", "residual", "--hidden", "4,4"),
+    "dreg": ("--objective", "dreg", "--num-samples", 3),
+    "residual vamp": ("--network", "residual", "--hidden", "4", "--prior", "vamp"),
 }
 
 

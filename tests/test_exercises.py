@@ -57,6 +57,16 @@ def line_gap():
     ).item()
 
 
+def through(x, first, second, is_bent):
+    "Convolutions of side 3 by modules, each after a ReLU if `is_bent`."
+    for weight in (first, second):
+        if weight is not None:
+            layer = nn.Conv2d(3, 3, 3, padding="same", bias=False, **double)
+            layer.weight.data = weight
+            x = layer(F.relu(x) if is_bent else x).detach()
+    return x
+
+
 def effective_weight():
     "How much more the loss cares for a nat of KL than for a nat of reconstruction, from its gradients."
     cross_entropy, kl = (
@@ -967,6 +977,75 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda scores: scores.max(-1).values, "not the largest"),
         ],
     ),
+    "bounds.1": (
+        math.log((1 + 3) / 2) - statistics.mean([math.log(1), math.log(3)]),
+        [
+            (2 - math.sqrt(1 * 3), "without logarithms"),
+            (math.log((1 + 3) / 2), "is not zero"),
+            (statistics.mean([math.log(1), math.log(3)]) - math.log(2), "The sign"),
+            (math.log(1 + 3) - math.log(3) / 2, "by two"),
+        ],
+    ),
+    "bounds.2": (
+        0.2 / math.sqrt(100 / 4),
+        [
+            (0.2 * 4 / 100, "how the signal falls"),
+            (0.2, "does depend"),
+            (0.2 * math.sqrt(100 / 4), "does not rise"),
+        ],
+    ),
+    "bounds.3": (
+        lambda log_weights: (
+            (log_weights.exp() / sum(log_weights.exp()))
+            * (log_weights - log_weights.logsumexp(0)).exp()
+        ),
+        [
+            (
+                lambda log_weights: log_weights.exp() / log_weights.exp().sum(0),
+                "square it",
+            ),
+            (lambda log_weights: (2 * log_weights).exp(), "Divide by the sum"),
+            (
+                lambda log_weights: (
+                    (log_weights.exp() / log_weights.exp().sum(1, keepdim=True)) ** 2
+                ),
+                "over the samples",
+            ),
+            (
+                lambda log_weights: (
+                    log_weights.exp() ** 2 / (log_weights.exp() ** 2).sum(0)
+                ),
+                "then square",
+            ),
+        ],
+    ),
+    "convolutional.1": (
+        sum(p.numel() for p in nn.Conv2d(64, 64, 3).parameters()),
+        [
+            (nn.Conv2d(64, 64, 3, bias=False).weight.numel(), "biases are missing"),
+            (64 * (9 + 1), "all 64 input channels"),
+            (sum(p.numel() for p in nn.Linear(64, 64).parameters()), "nine places"),
+        ],
+    ),
+    "convolutional.2": (
+        nn.Conv2d(64, 64, 3).weight.numel()
+        * 7
+        * 7
+        / nn.Linear(784, 256).weight.numel(),
+        [
+            (64 * 64 * 9 / (784 * 256), "each of the 49 places"),
+            (784 * 256 / (64 * 64 * 9 * 49), "other way round"),
+            (64 * 64 * 9 * 196 / (784 * 256), "7 × 7 here"),
+        ],
+    ),
+    "convolutional.3": (
+        lambda x, first, second: through(x, first, second, True) + x,
+        [
+            (lambda x, a, b: through(x, a, b, True), "not added"),
+            (lambda x, a, b: through(x, a, None, True) + x, "two convolutions"),
+            (lambda x, a, b: through(x, a, b, False) + x, "are one"),
+        ],
+    ),
     "likelihoods.1": (
         bits_of_one_pixel(),
         [
@@ -1233,6 +1312,9 @@ INEXACT = {
     "evaluation.2",
     "latent_space.3",
     "results.2",
+    "bounds.1",
+    "bounds.2",
+    "convolutional.2",
     "posterior_gap.1",
     "flows.1",
     "flows.2",

@@ -42,6 +42,7 @@ from .processes import SharedCheckpoint, agree, join_processes, own_rows
 from .processes import rank_and_world, shared_step
 from .training import fit
 from .vae import VAE
+from .variants.bounds import doubly_reparameterized
 from .variants.priors import prior_vae
 
 # %% ../nbs/inside/79_commands.ipynb #app
@@ -465,6 +466,7 @@ class Network(str, Enum):
     auto = "auto"
     mlp = "mlp"
     conv = "conv"
+    residual = "residual"
 
 
 class Prior(str, Enum):
@@ -481,6 +483,7 @@ class Objective(str, Enum):
 
     elbo = "elbo"
     iwae = "iwae"
+    dreg = "dreg"
 
 
 class Pixels(str, Enum):
@@ -509,7 +512,7 @@ _HIDDEN = "Units (or channels) of the encoder's hidden layers; "
 _HIDDEN += "the decoder has them in reverse."
 _HIDDEN_DEFAULT = "128,64; for convolutions by size"
 HiddenOption = _option(str, _HIDDEN, show_default=_HIDDEN_DEFAULT)
-_NETWORK = "mlp: linear layers. conv: convolutions. "
+_NETWORK = "mlp: linear layers. conv: convolutions. residual: more of them. "
 _NETWORK += "auto: conv for pictures larger than 32 x 32."
 NetworkOption = _option(Network, _NETWORK)
 
@@ -535,7 +538,7 @@ SeedOption = _option(int, "Decides weights, order, pixels and latent samples.")
 # %% ../nbs/inside/79_commands.ipynb #train-options-4
 _PRIOR = "normal: N(0, I). Learned: mixture of Gaussians, vamp, flow."
 PriorOption = _option(Prior, _PRIOR)
-_OBJECTIVE = "elbo, or iwae, the importance-weighted bound."
+_OBJECTIVE = "elbo; iwae, the importance-weighted bound; dreg, it with a quieter gradient."
 ObjectiveOption = _option(Objective, _OBJECTIVE)
 SamplesOption = _option(int, "Latent samples per image and step.")
 
@@ -648,7 +651,7 @@ def _objective(config):
     "What the settings want maximized."
     if config["beta"] != 1:
         return beta_elbo(config["beta"])
-    known = {"elbo": elbo, "iwae": iwae_bound}
+    known = {"elbo": elbo, "iwae": iwae_bound, "dreg": doubly_reparameterized}
     objective, num_samples = known[config["objective"]], config["num_samples"]
     if objective is elbo and num_samples == 1:
         return elbo

@@ -1761,3 +1761,93 @@ _EXERCISES["ais.3"] = _Exercise(
     lambda: [(torch.randn(m, 4, dtype=torch.float64),) for m in (3, 6)],
 )
 
+
+# %% ../nbs/inside/85_exercises.ipynb #bounds
+#| code-fold: true
+#| code-summary: "Solutions: bounds"
+_EXERCISES["bounds.1"] = _Exercise(
+    math.log(2) - math.log(3) / 2,
+    "log of the mean, log 2, less the mean of the logs, ½ log 3.",
+    "Both draws are logarithms: of a mean of weights, and the mean of two logarithms.",
+    [
+        (2 - 3**0.5, "That is the difference of the weights' means, without logarithms."),
+        (math.log(2), "The mean of the two single draws is not zero: ½ (log 1 + log 3)."),
+        (math.log(3) / 2 - math.log(2), "The sign: the joint draw is the higher one."),
+        (math.log(4) - math.log(3) / 2, "Divide the sum of the weights by two."),
+    ],
+)
+
+_EXERCISES["bounds.2"] = _Exercise(
+    0.04,
+    "25 times as many samples, a ratio 5 times smaller.",
+    "The ratio falls like one over the root of K.",
+    [
+        (0.008, "That is 1/K, how the signal falls; the noise falls too."),
+        (0.2, "It does depend on K."),
+        (1.0, "It falls with K, it does not rise."),
+    ],
+)
+
+_EXERCISES["bounds.3"] = _Exercise(
+    lambda log_weights: log_weights.softmax(0) ** 2,
+    "The share of each sample, once from the bound and once from the second step.",
+    "Shares of the weights sum to one over the samples; and they enter squared.",
+    [
+        (lambda log_weights: log_weights.softmax(0), "That is the share: square it."),
+        (lambda log_weights: log_weights.exp() ** 2, "Divide by the sum first."),
+        (lambda log_weights: log_weights.softmax(1) ** 2, "Sum over the samples."),
+        (lambda log_weights: (2 * log_weights).softmax(0), "Normalize, then square."),
+    ],
+    lambda: [(torch.randn(5, 3, dtype=torch.float64),) for _ in range(2)],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #convolutional
+#| code-fold: true
+#| code-summary: "Solutions: convolutions"
+_EXERCISES["convolutional.1"] = _Exercise(
+    36_928,
+    "64 · 64 · 9 weights and 64 biases.",
+    "Each of the 64 outputs looks at 3 × 3 places of all 64 inputs, and has a bias.",
+    [
+        (36_864, "The biases are missing, one for each output channel."),
+        (640, "Each output looks at all 64 input channels, not at one."),
+        (4_160, "A window has nine places."),
+    ],
+)
+
+_EXERCISES["convolutional.2"] = _Exercise(
+    9.0,
+    "36,864 weights at 49 places, against 200,704.",
+    "A convolution uses every weight once at every place; a linear layer once.",
+    [
+        (36_864 / 200_704, "Every weight is used at each of the 49 places."),
+        (1 / 9, "The other way round."),
+        (36.0, "The image is 7 × 7 here, not 14 × 14."),
+    ],
+)
+
+
+def _convolved(x, weight):
+    return F.conv2d(x.relu(), weight, padding=1)
+
+
+_EXERCISES["convolutional.3"] = _Exercise(
+    lambda x, first, second: x + _convolved(_convolved(x, first), second),
+    "The image, and what two convolutions have to add to it.",
+    "ReLU, convolution, ReLU, convolution; and then the image itself is added.",
+    [
+        (lambda x, a, b: _convolved(_convolved(x, a), b), "The image is not added."),
+        (lambda x, a, b: x + _convolved(x, a), "There are two convolutions."),
+        (
+            lambda x, a, b: x + F.conv2d(F.conv2d(x, a, padding=1), b, padding=1),
+            "Without ReLU two convolutions are one.",
+        ),
+    ],
+    lambda: [
+        (
+            torch.randn(2, 3, 5, 5, dtype=torch.float64),
+            *torch.randn(2, 3, 3, 3, 3, dtype=torch.float64),
+        )
+        for _ in range(2)
+    ],
+)

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily
 from .._guards import Count, Sizes, brief
 from .._guards import checked
 from ..distributions import DiagonalGaussian
-from ..recipes import RECIPES, recipe
+from ..recipes import _known, recipe
 from .flows import FlowDistribution, flow_layers
 from ..vae import VAE
 
@@ -106,10 +106,10 @@ def prior_vae(
     hidden: Sizes = (128, 64),  # As the network's own recipe reads it
     prior: Literal["mixture", "vamp", "flow"] = "vamp",
     num_components: Count = 100,  # Gaussians or pseudo-images; a flow has none
-    network: Literal["mlp", "conv"] = "mlp",  # Whose recipe builds the rest
+    network: Literal["mlp", "conv", "residual"] = "mlp",  # Whose recipe builds the rest
 ) -> VAE:  # With Gaussian posterior, Bernoulli pixels and a prior that is trained
     "A VAE whose prior learns (Tomczak & Welling 2018)."
-    model = RECIPES[f"{network}_vae"](image_shape, latent_dim, hidden)
+    model = _known(f"{network}_vae")(image_shape, latent_dim, hidden)
     if prior == "mixture":
         model.prior_part = LearnedMixture(latent_dim, num_components)
     elif prior == "vamp":
