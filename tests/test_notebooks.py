@@ -28,7 +28,7 @@ LAYERS = [
     {"data", "objectives", "linear_gaussian", "checkpoints", "recipes"},
     {"networks", "_door", "importance", "own_images", "variants.reductions"},
     {"annealing"},
-    {"vae", "training", "evaluation", "likelihood"},
+    {"vae", "training", "evaluation", "likelihood", "_judging"},
     {"fast", "processes", "diagnosis", "_live", "variants.flows", "variants.priors"},
     {"widgets"},
     {"cli"},
