@@ -29,7 +29,8 @@ LAYERS = [
     {"networks", "_door", "importance", "own_images", "variants.reductions"},
     {"annealing"},
     {"vae", "training", "evaluation", "likelihood"},
-    {"fast", "processes", "diagnosis", "_live", "variants.flows", "variants.priors"},
+    {"fast", "processes", "diagnosis", "_live", "variants.flows", "variants.priors"}
+    | {"variants.hierarchy"},
     {"widgets"},
     {"cli"},
     {"entrance"},
