@@ -134,7 +134,7 @@ def _check_chains(*distributions):
             "those of hierarchical_vae do. For other models use objectives.elbo"
         )
 
-# %% ../../nbs/beyond/42_hierarchy.ipynb #features
+# %% ../../nbs/beyond/42_hierarchy.ipynb #top-down
 class Climb(nn.Module):
     "The way up: features of the image, from fine to coarse, without any chance."
 
@@ -149,7 +149,7 @@ class Climb(nn.Module):
             features.append(network(features[-1]))
         return features[1:]
 
-# %% ../../nbs/beyond/42_hierarchy.ipynb #top-down
+
 class TopDownEncoder(nn.Module):
     "q(z_L | x) ... q(z_1 | z_2, x), each from the features and the layer above."
 
