@@ -48,7 +48,7 @@ from vae_tutorial import (
     vae,
     widgets,
 )
-from vae_tutorial.variants import bounds, convolutional, flows, reductions
+from vae_tutorial.variants import bounds, convolutional, flows, hierarchy, reductions
 from vae_tutorial.variants import priors as learned
 
 CALLS = 5_000
@@ -59,6 +59,7 @@ IMAGES = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 MODEL = vae.mlp_vae((1, 4, 4), hidden=(3,))
 STATE = copy.deepcopy(MODEL.state_dict())
 CONVOLUTIONAL = vae.conv_vae((1, 4, 4), hidden=(3,))
+LAYERED = hierarchy.hierarchical_vae((1, 4, 4), (1, 1), (3, 3))
 LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
 NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
 TERMS = {"elbo": -1.0, "reconstruction": -1.0, "kl": 0.0}
@@ -222,6 +223,20 @@ def calls(folder):
         },
         learned.FlowPrior: {"latent_dim": 2, "num_layers": 1, "hidden": 3},
         learned.prior_vae: {**sizes, "prior": "vamp", "num_components": 3},
+        hierarchy.combine: {"prior": NORMAL, "evidence": NORMAL},
+        hierarchy.hierarchical_vae: {
+            "image_shape": (1, 4, 4),
+            "latent_dims": (2, 1),
+            "hidden": (3, 3),
+            "inference": "ladder",
+            "skips": True,
+        },
+        hierarchy.layered_elbo: {
+            **sampled,
+            "model": LAYERED,
+            "weight": 1.0,
+            "free_nats": 0.0,
+        },
         networks.mlp: {"sizes": [4, 3, 2]},
         networks.Gaussian: {"network": nn.Linear(4, 4)},
         networks.BernoulliPixels: {
@@ -355,6 +370,11 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
     **dict.fromkeys(
         "Conditioner MaskedLinear FlowTransform mixture_of".split(),
         "a part of a flow or prior, which has looked at the sizes",
+    ),
+    **dict.fromkeys(
+        "Chain LayeredPrior BottomUpEncoder Climb TopDownEncoder LadderEncoder "
+        "LadderVAE Bottom".split(),
+        "a part that hierarchical_vae builds",
     ),
 }
 LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why
@@ -511,6 +531,7 @@ MODULES = [
     files,
     importance,
 ]
+MODULES += [hierarchy]
 MODULES += [kernels, likelihood, linear_gaussian, networks, objectives, own_images]
 MODULES += [plots, processes, recipes, reductions, stored, training, vae, widgets]
 MODULES += [bounds, convolutional, flows, learned]

@@ -896,6 +896,31 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda accounts: -accounts.max(0).values, "All walks count"),
         ],
     ),
+    "hierarchy.1": (
+        round((3 * 2 + 0 * 1) / 3),
+        [
+            ((0 + 3) / 2, "plain average"),
+            (3 / 3, "swapped"),
+            (3 / 0.5, "sum of the precisions"),
+        ],
+    ),
+    "hierarchy.2": (
+        "bottom-up",
+        [
+            ("top-down", "it is"),
+            ("both", "From the top down"),
+            ("neither", "drawn from the lower"),
+        ],
+    ),
+    "hierarchy.3": (
+        lambda first, second: first * second / (first + second),
+        [
+            (lambda first, second: first + second, "variance of a sum"),
+            (lambda first, second: first**-1 + second**-1, "the precision"),
+            (lambda first, second: (first + second) / 2, "An average"),
+            (lambda first, second: first * second, "divide by a"),
+        ],
+    ),
     "posterior_gap.1": (
         next(gap / 10 for gap in range(100) if -124.5 + gap / 10 == -121.0),
         [

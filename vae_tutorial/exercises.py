@@ -1851,3 +1851,45 @@ _EXERCISES["convolutional.3"] = _Exercise(
         for _ in range(2)
     ],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #hierarchy-exercises
+#| code-fold: true
+#| code-summary: "Solutions: layers"
+_EXERCISES["hierarchy.1"] = _Exercise(
+    2,
+    "The image is twice as sure, so its 3 counts two thirds.",
+    "The precision is one over the variance: which of the two is surer?",
+    [
+        (1.5, "That is the plain average: the surer one counts more."),
+        (1.0, "The weights are swapped: a small variance is a large precision."),
+        (6.0, "Divide by the sum of the precisions."),
+    ],
+)
+_EXERCISES["hierarchy.2"] = _Exercise(
+    "bottom-up",
+    "There the upper layer was drawn from the lower one, so the lower is not free.",
+    "Which layer was drawn from which? Then which distribution is left for z_1?",
+    [
+        ("top-down", "There both Gaussians are given the same upper layer: it is."),
+        ("both", "From the top down both are given the same upper layer."),
+        ("neither", "In one of them the upper layer was drawn from the lower one."),
+    ],
+)
+
+
+# %% ../nbs/inside/85_exercises.ipynb #hierarchy-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: layers"
+_EXERCISES["hierarchy.3"] = _Exercise(
+    lambda a, b: 1 / (1 / a + 1 / b),
+    "Precisions add.",
+    "What adds up is one over the variance.",
+    [
+        (lambda a, b: a + b, "That is the variance of a sum: two opinions make surer."),
+        (lambda a, b: 1 / a + 1 / b, "That is the precision: take one over it."),
+        (lambda a, b: (a + b) / 2, "An average: two opinions are surer than each."),
+        (lambda a, b: a * b, "A product of variances is no variance: divide by a + b."),
+    ],
+    lambda: [tuple(torch.rand(2, 5, dtype=torch.float64) + 0.1) for _ in range(2)],
+)
+
