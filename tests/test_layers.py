@@ -40,7 +40,9 @@ def test_prior_and_posterior_integrate_to_one(kind):
 def test_all_that_a_model_can_do(kind, skips, tmp_path):
     model = build(kind, skips, (3, 2, 2))
     before = copy.deepcopy(model.state_dict())
-    history = fit(model, IMAGES, objective=layered_elbo, epochs=2, batch_size=8, log=None)
+    history = fit(
+        model, IMAGES, objective=layered_elbo, epochs=2, batch_size=8, log=None
+    )
     assert all(math.isfinite(row["elbo"]) for row in history)
     assert all(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
     loaded = VAE.load(model.save(tmp_path / "model.safetensors"))
