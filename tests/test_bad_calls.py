@@ -48,7 +48,7 @@ from vae_tutorial import (
     vae,
     widgets,
 )
-from vae_tutorial.variants import flows, reductions
+from vae_tutorial.variants import conditional, flows, reductions
 from vae_tutorial.variants import priors as learned
 
 CALLS = 5_000
@@ -59,6 +59,7 @@ IMAGES = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 MODEL = vae.mlp_vae((1, 4, 4), hidden=(3,))
 STATE = copy.deepcopy(MODEL.state_dict())
 CONVOLUTIONAL = vae.conv_vae((1, 4, 4), hidden=(3,))
+TOLD = conditional.conditional_vae((1, 4, 4), 2, (3,), 4)
 LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
 NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
 TERMS = {"elbo": -1.0, "reconstruction": -1.0, "kl": 0.0}
@@ -218,6 +219,15 @@ def calls(folder):
         },
         learned.FlowPrior: {"latent_dim": 2, "num_layers": 1, "hidden": 3},
         learned.prior_vae: {**sizes, "prior": "vamp", "num_components": 3},
+        TOLD.given: {"labels": torch.arange(8) % 4},
+        conditional.conditional_elbo: {
+            "model": TOLD,
+            "x": IMAGES,
+            "labels": torch.arange(8) % 4,
+            "objective": objectives.elbo,
+        },
+        conditional.conditional_vae: {**sizes, "num_classes": 4, "network": "mlp"},
+        conditional.log_p_by_label: {"model": TOLD, "x": IMAGES, "num_samples": 2},
         networks.mlp: {"sizes": [4, 3, 2]},
         networks.Gaussian: {"network": nn.Linear(4, 4)},
         networks.BernoulliPixels: {
@@ -351,6 +361,10 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
     **dict.fromkeys(
         "Conditioner MaskedLinear FlowTransform mixture_of".split(),
         "a part of a flow or prior, which has looked at the sizes",
+    ),
+    **dict.fromkeys(
+        "WithLabel Given ConditionalVAE".split(),
+        "parts of a conditional model, which has looked at sizes and labels",
     ),
 }
 LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why

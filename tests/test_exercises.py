@@ -967,6 +967,33 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda scores: scores.max(-1).values, "not the largest"),
         ],
     ),
+    "conditional.1": (
+        Categorical(torch.ones(4, **double) / 4).entropy().item(),
+        [
+            (math.log2(4), "bits"),
+            (1 / 4, "minus its logarithm"),
+            (math.log(1 / 4), "sign"),
+            (math.log(10), "ten classes"),
+        ],
+    ),
+    "conditional.2": (
+        torch.tensor([-100.0, -102.0], **double).softmax(0)[0].item(),
+        [
+            (torch.tensor([-100.0, -102.0], **double).softmax(0)[1].item(), "the 5"),
+            (math.exp(-102 + 100), "ratio"),
+            (0.5, "before"),
+            (100 / 202, "exponential first"),
+        ],
+    ),
+    "conditional.3": (
+        lambda by_label, frequency: (by_label.exp() * frequency).sum(1).log(),
+        [
+            (lambda by_label, frequency: by_label.logsumexp(-1), "is missing"),
+            (lambda by_label, frequency: by_label @ frequency, "averages logarithms"),
+            (lambda b, f: (b + f).exp().sum(-1).log(), "logarithm of p(y)"),
+            (lambda b, f: (b + f.log()).max(-1).values, "not the likeliest"),
+        ],
+    ),
     "likelihoods.1": (
         bits_of_one_pixel(),
         [
@@ -1238,6 +1265,8 @@ INEXACT = {
     "flows.2",
     "priors.1",
     "priors.2",
+    "conditional.1",
+    "conditional.2",
     "likelihoods.1",
     "likelihoods.2",
     "your_own_images.2",

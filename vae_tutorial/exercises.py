@@ -1536,6 +1536,51 @@ _EXERCISES["priors.3"] = _Exercise(
     lambda: [(torch.randn(7, k, dtype=torch.float64),) for k in (3, 5)],
 )
 
+# %% ../nbs/inside/85_exercises.ipynb #conditional-exercises
+#| code-fold: true
+#| code-summary: "Solutions: conditional"
+_EXERCISES["conditional.1"] = _Exercise(
+    math.log(4),
+    "The entropy of four equal chances: log 4.",
+    "How probable is a class, and what is minus the logarithm of that?",
+    [
+        (2.0, "That is in bits. A nat uses the natural logarithm."),
+        (0.25, "That is the probability of a class: take minus its logarithm."),
+        (-math.log(4), "The sign: to know the class cannot cost anything."),
+        (math.log(10), "That is for ten classes."),
+    ],
+)
+_EXERCISES["conditional.2"] = _Exercise(
+    1 / (1 + math.exp(-2)),
+    "exp(-100) / (exp(-100) + exp(-102)), that is 1 / (1 + exp(-2)).",
+    "Bayes' rule; divide both densities by the larger one.",
+    [
+        (1 / (1 + math.exp(2)), "That is the probability of the 5."),
+        (math.exp(-2), "That is the ratio of the two: let both add up to one."),
+        (0.5, "So it was before the image was seen."),
+        (100 / 202, "Nats are logarithms: take the exponential first."),
+    ],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #conditional-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: conditional"
+_EXERCISES["conditional.3"] = _Exercise(
+    lambda by_label, frequency: (by_label + frequency.log()).logsumexp(-1),
+    "The sum of p(y) p(x|y), by logarithms.",
+    "p(x) is the sum of p(y) p(x|y). Which of them are given as logarithms?",
+    [
+        (lambda by_label, frequency: by_label.logsumexp(-1), "p(y) is missing."),
+        (lambda b, f: (b * f).sum(-1), "That averages logarithms."),
+        (lambda b, f: (b + f).logsumexp(-1), "Add the logarithm of p(y)."),
+        (lambda b, f: (b + f.log()).amax(-1), "All labels count, not the likeliest."),
+    ],
+    lambda: [
+        (torch.randn(7, k, dtype=torch.float64), torch.rand(k, dtype=torch.float64))
+        for k in (3, 5)
+    ],
+)
+
 # %% ../nbs/inside/85_exercises.ipynb #cell-19
 #| code-fold: true
 #| code-summary: "Solutions: likelihoods"
