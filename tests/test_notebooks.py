@@ -30,7 +30,7 @@ LAYERS = [
     {"annealing"},
     {"vae", "training", "evaluation", "likelihood"},
     {"fast", "processes", "diagnosis", "_live", "variants.flows", "variants.priors"},
-    {"variants.conditional"},
+    {"variants.conditional", "variants.disentanglement"},
     {"widgets"},
     {"cli"},
     {"entrance"},

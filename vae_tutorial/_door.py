@@ -159,28 +159,30 @@ def named(objective, labels=None):
 # %% ../nbs/inside/76_the_door.ipynb #door-4-c
 def _check_objective(objective, labels):
     "Raise `TypeError` for labels that it does not take, or that it lacks."
-    third = _third(objective)
-    if labels is not None and third in (None, "num_samples"):
+    name, is_needed = _third(objective)
+    if labels is not None and name in (None, "num_samples"):
         raise TypeError(
             f"labels are passed to the objective, but {_name(objective)} takes none: "
             "leave them out, or choose one that is called as objective(model, x, "
             "labels), for example variants.conditional.conditional_elbo"
         )
-    if labels is None and third == "labels":
+    if labels is None and name == "labels" and is_needed:
         raise TypeError(
             f"objective {_name(objective)} needs labels: pass them, fit(..., labels=...)"
         )
 
 
 def _third(objective):
-    "What it takes after model and images: a name, or None; \"\" if nobody can know."
+    "What it takes after model and images: its name, or None, and whether it must."
     try:
-        parameters = inspect.signature(objective).parameters.values()
+        parameters = list(inspect.signature(objective).parameters.values())
     except (TypeError, ValueError):
-        return ""
-    kinds = [p.kind.name for p in parameters]
-    names = [p.name for p, kind in zip(parameters, kinds) if kind.startswith("POSITION")]
-    return (*names, None, None)[2] if "VAR_POSITIONAL" not in kinds else ""
+        return "unknown", False
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return "unknown", False
+    in_order = [p for p in parameters if p.kind.name.startswith("POSITIONAL")]
+    third = in_order[2] if len(in_order) > 2 else None
+    return (third.name, third.default is third.empty) if third else (None, False)
 
 # %% ../nbs/inside/76_the_door.ipynb #door-4-a
 def stop_unless_finite(record, means):

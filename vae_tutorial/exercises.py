@@ -1581,6 +1581,53 @@ _EXERCISES["conditional.3"] = _Exercise(
     ],
 )
 
+# %% ../nbs/inside/85_exercises.ipynb #disentanglement-exercises
+#| code-fold: true
+#| code-summary: "Solutions: disentanglement"
+_EXERCISES["disentanglement.1"] = _Exercise(
+    -math.log(1 - 0.6**2) / 2,
+    "Minus half of log det C: the determinant is 1 - 0.36.",
+    "The toy's formula; each variance is 1, and log 1 is 0.",
+    [
+        (math.log(1 - 0.6**2) / 2, "The sign: a KL divergence is never negative."),
+        (-math.log(1 - 0.6**2), "Half of that: the density has a square root."),
+        (-math.log(1 - 0.6) / 2, "The determinant is 1 - 0.6 · 0.6."),
+        (0.0, "Zero it is for independent dimensions only."),
+    ],
+)
+_EXERCISES["disentanglement.2"] = _Exercise(
+    0.7 / math.log(4),
+    "(1.0 - 0.3) / log 4.",
+    "The lead of the best, in units of the factor's entropy.",
+    [
+        (0.7, "Divide by the factor's entropy, log 4."),
+        (1.0 / math.log(4), "The second best is to be subtracted."),
+        (0.7 / 2, "The entropy in nats is log 4, not 2 bits."),
+        (0.7 / 4, "Divide by the entropy, not by the number of values."),
+    ],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #disentanglement-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: disentanglement"
+_EXERCISES["disentanglement.3"] = _Exercise(
+    lambda c: (c.diagonal().log().sum() - c.logdet()) / 2,
+    "Entropies of the dimensions minus the entropy of all together.",
+    "Half of: the logs of the variances, added up, minus log det.",
+    [
+        (lambda c: -c.logdet() / 2, "The variances need not be 1: add their logs."),
+        (lambda c: c.diagonal().log().sum() - c.logdet(), "Half of that."),
+        (lambda c: (c.logdet() - c.diagonal().log().sum()) / 2, "The sign."),
+        (lambda c: (c.diagonal().log().sum() - c.det()) / 2, "The log of det."),
+    ],
+    lambda: [(_some_covariance(d),) for d in (2, 3)],
+)
+
+
+def _some_covariance(size):
+    root = torch.randn(size, size + 2, dtype=torch.float64)
+    return root @ root.T
+
 # %% ../nbs/inside/85_exercises.ipynb #cell-19
 #| code-fold: true
 #| code-summary: "Solutions: likelihoods"

@@ -80,7 +80,7 @@ class ConditionalVAE(VAE):
     ) -> VAE:  # Of the same weights
         "The VAE of images with these labels."
         device = next(self.parameters()).device
-        labels = torch.as_tensor(labels, device=device)
+        labels = torch.as_tensor(labels, device=device).long()
         parts = Given(self.encoder, labels), Given(self.decoder, labels)
         return VAE(*parts, self.prior_part)
 

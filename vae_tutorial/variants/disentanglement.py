@@ -107,7 +107,7 @@ def factor_information(
     low, high = codes.amin(0), codes.amax(0)
     place = (codes - low) / (high - low).clamp(min=1e-12) * num_bins
     bins = F.one_hot(place.long().clamp(max=num_bins - 1), num_bins).double()
-    found = [joint_information(bins, F.one_hot(v).double()) for v in factors.T]
+    found = [joint_information(bins, F.one_hot(v.long()).double()) for v in factors.T]
     return torch.stack(found)
 
 
@@ -127,6 +127,6 @@ def mutual_information_gap(
     check_columns_of_numbers("information", information, least=2)
     check_factors(factors)
     best, second = information.topk(2, 1).values.T
-    shares = [F.one_hot(v).double().mean(0) for v in factors.T]
+    shares = [F.one_hot(v.long()).double().mean(0) for v in factors.T]
     entropies = torch.stack([-(p * p.log()).nan_to_num(0.0).sum() for p in shares])
     return (best - second) / entropies
