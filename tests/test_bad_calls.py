@@ -48,7 +48,15 @@ from vae_tutorial import (
     vae,
     widgets,
 )
-from vae_tutorial.variants import bounds, convolutional, flows, hierarchy, reductions
+from vae_tutorial.variants import (
+    bounds,
+    conditional,
+    convolutional,
+    disentanglement,
+    flows,
+    hierarchy,
+    reductions,
+)
 from vae_tutorial.variants import priors as learned
 
 CALLS = 5_000
@@ -60,6 +68,8 @@ MODEL = vae.mlp_vae((1, 4, 4), hidden=(3,))
 STATE = copy.deepcopy(MODEL.state_dict())
 CONVOLUTIONAL = vae.conv_vae((1, 4, 4), hidden=(3,))
 LAYERED = hierarchy.hierarchical_vae((1, 4, 4), (1, 1), (3, 3))
+FACTORS = torch.arange(16).reshape(8, 2) % 3
+TOLD = conditional.conditional_vae((1, 4, 4), 2, (3,), 4)
 LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
 NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
 TERMS = {"elbo": -1.0, "reconstruction": -1.0, "kl": 0.0}
@@ -237,6 +247,32 @@ def calls(folder):
             "weight": 1.0,
             "free_nats": 0.0,
         },
+        TOLD.given: {"labels": torch.arange(8) % 4},
+        conditional.conditional_elbo: {
+            "model": TOLD,
+            "x": IMAGES,
+            "labels": torch.arange(8) % 4,
+            "objective": objectives.elbo,
+        },
+        conditional.conditional_vae: {**sizes, "num_classes": 4, "network": "mlp"},
+        conditional.log_p_by_label: {"model": TOLD, "x": IMAGES, "num_samples": 2},
+        disentanglement.kl_parts: {"q": NORMAL, "z": z, "num_data": 100},
+        disentanglement.correlation_elbo: {
+            "model": MODEL,
+            "x": IMAGES,
+            "beta": 2.0,
+            "num_data": 100,
+        },
+        disentanglement.tc_elbo: {"beta": 2.0, "num_data": 100},
+        disentanglement.factor_information: {
+            "codes": row,
+            "factors": FACTORS,
+            "num_bins": 20,
+        },
+        disentanglement.mutual_information_gap: {
+            "information": torch.rand(2, 4),
+            "factors": FACTORS,
+        },
         networks.mlp: {"sizes": [4, 3, 2]},
         networks.Gaussian: {"network": nn.Linear(4, 4)},
         networks.BernoulliPixels: {
@@ -357,7 +393,7 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
     "rank_and_world": "no arguments",
     **dict.fromkeys(
         "LabelledImages Splits ElboTerms WeightedTerms ImportanceBound Evaluation "
-        "LogLikelihood Sandwich Table".split(),
+        "LogLikelihood Sandwich Table KLParts CorrelationTerms".split(),
         "a record: it holds what it is given",
     ),
     **dict.fromkeys(
@@ -375,6 +411,14 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
         "Chain LayeredPrior BottomUpEncoder Climb TopDownEncoder LadderEncoder "
         "LadderVAE Bottom".split(),
         "a part that hierarchical_vae builds",
+    ),
+    **dict.fromkeys(
+        "WithLabel Given ConditionalVAE".split(),
+        "parts of a conditional model, which has looked at sizes and labels",
+    ),
+    **dict.fromkeys(
+        "one_dimension_each log_weights joint_information".split(),
+        "a part of a measure, which has looked at what it is given",
     ),
 }
 LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why

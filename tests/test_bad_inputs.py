@@ -38,7 +38,14 @@ from vae_tutorial import (
 )
 from vae_tutorial._guards import shown
 from vae_tutorial.cli import app
-from vae_tutorial.variants import bounds, convolutional, flows, reductions
+from vae_tutorial.variants import (
+    bounds,
+    conditional,
+    convolutional,
+    disentanglement,
+    flows,
+    reductions,
+)
 from vae_tutorial.variants import priors as learned
 
 EXAMPLES = 45  # for each function
@@ -177,6 +184,8 @@ HISTORY = [
 ]
 MODEL = vae.mlp_vae((1, 4, 4), hidden=(3,))
 CONVOLUTIONAL = vae.conv_vae((1, 4, 4), hidden=(3,))
+FACTORS = torch.arange(16).reshape(8, 2) % 3
+TOLD = conditional.conditional_vae((1, 4, 4), 2, (3,), 4)
 LINE = linear_gaussian.LinearGaussian(torch.rand(4, 2), torch.rand(4), 0.3)
 NORMAL = distributions.DiagonalGaussian(torch.zeros(8, 2), torch.zeros(8, 2))
 FLOW = flows.FlowDistribution(NORMAL, flows.flow_layers("coupling", 2, 2, 3))
@@ -254,6 +263,19 @@ def functions(folder):
         (learned.LearnedMixture, {"latent_dim": 2, "num_components": 3}),
         (learned.FlowPrior, {"latent_dim": 2, "num_layers": 1, "hidden": 3}),
         (learned.prior_vae, {**sizes, "prior": "vamp", "num_components": 3}),
+        (conditional.conditional_vae, {**sizes, "num_classes": 4}),
+        (TOLD.given, {"labels": torch.arange(8) % 4}),
+        (
+            conditional.log_p_by_label,
+            {"model": TOLD, "x": IMAGES, "num_samples": 2},
+        ),
+        (disentanglement.tc_elbo, {"beta": 1.0, "num_data": 100}),
+        (disentanglement.kl_parts, {"q": NORMAL, "z": z, "num_data": 100}),
+        (disentanglement.factor_information, {"codes": row, "factors": FACTORS}),
+        (
+            disentanglement.mutual_information_gap,
+            {"information": torch.rand(2, 4), "factors": FACTORS},
+        ),
         (networks.mlp, {"sizes": [4, 3, 2]}),
         (networks.StandardNormal, {"latent_dim": 2}),
         (networks.conv_encoder, sizes),

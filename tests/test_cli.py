@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pexpect
 import pytest
 import torch
@@ -141,7 +142,7 @@ def test_pictures_for_other_latent_sizes(latent_dim, tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return write_tiny_data(tmp_path_factory.mktemp("tiny"))
+    return write_tiny_data(tmp_path_factory.mktemp("tiny"), num_test=120)
 
 
 BEYOND = {
@@ -153,6 +154,10 @@ BEYOND = {
     "residual": ("--network", "residual", "--hidden", "4,4"),
     "dreg": ("--objective", "dreg", "--num-samples", 3),
     "residual vamp": ("--network", "residual", "--hidden", "4", "--prior", "vamp"),
+    "told": ("--conditional", "--validation", 20),
+    "told, iwae": ("--conditional", "--objective", "iwae", "--num-samples", 2),
+    "told, conv": ("--conditional", "--network", "conv", "--hidden", "4,4"),
+    "told, beta": ("--conditional", "--beta", 2),
 }
 
 
@@ -175,17 +180,34 @@ def test_models_of_the_chapters_beyond(options, tiny, tmp_path):
     assert models[0].read_bytes() == models[1].read_bytes()
     again = call("evaluate", tmp_path / "whole", "--data-dir", tiny)
     assert "ELBO" in again and (" of 2" in again) == ("--prior" not in options)
-    assert VAE.load(models[0]).sample(3, seed=0).shape == (3, 1, 28, 28)
-    call("sample", tmp_path / "whole", "--num", 3, "--out", tmp_path / "s.png")
+    is_told = "--conditional" in options
+    model = VAE.load(models[0]).given(7) if is_told else VAE.load(models[0])
+    assert model.sample(3, seed=0).shape == (3, 1, 28, 28)
+    label = ("--label", 7) if is_told else ()
+    call("sample", tmp_path / "whole", "--num", 3, "--out", tmp_path / "s.png", *label)
     call("reconstruct", tmp_path / "whole", "--num", 2, "--data-dir", tiny)
     assert "healthy" in call("diagnose", tmp_path / "whole", "--data-dir", tiny)
+
+
+def test_labels_that_a_run_does_not_know(finished, tiny, tmp_path):
+    plain, told = finished[0], tmp_path / "told"
+    refused("sample", plain, "--label", 7, match="train one with --conditional")
+    data = ("--data", "fashion-mnist", "--data-dir", tiny, *SMALL)
+    both = ("--conditional", "--prior", "vamp")
+    refused("train", "--out", told, *data, *both, match="--prior normal")
+    assert run("train", "--out", told, *data, "--conditional").returncode == 0
+    assert run("sample", told, "--num", 20).returncode == 0
+    refused("sample", told, "--label", 10, match="labels 0 to 9")
+    np.save(tmp_path / "images.npy", np.random.rand(30, 8, 8))
+    own = ("--data", tmp_path / "images.npy", "--conditional")
+    refused("train", "--out", tmp_path / "own", *own, match="subfolder for each class")
 
 
 def test_a_run_of_before_has_no_prior_in_its_settings(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "old")
     path = tmp_path / "old" / "config.json"
     config = json.loads(path.read_text())
-    for name in ("prior", "objective", "num_samples"):
+    for name in ("prior", "objective", "num_samples", "conditional"):
         del config[name]
     path.write_text(json.dumps(config))
     assert run("sample", tmp_path / "old", "--num", 2).returncode == 0
@@ -209,6 +231,7 @@ def test_help_names_every_option():
         "--prior",
         "--objective",
         "--num-samples",
+        "--conditional",
     ):
         assert option in text
     assert all(

@@ -20,6 +20,7 @@ from torch.distributions import (
     ContinuousBernoulli,
     LogNormal,
     MixtureSameFamily,
+    MultivariateNormal,
     Normal,
     kl_divergence,
 )
@@ -32,6 +33,7 @@ from vae_tutorial.vae import mlp_vae
 double = {"dtype": torch.float64}
 GRID = torch.linspace(-14, 14, 2801, **double)
 STEP = (GRID[1] - GRID[0]).item()
+CORRELATED = torch.tensor([[1.0, 0.6], [0.6, 1.0]], **double)
 
 
 def density(x, mean=0.0, deviation=1.0):
@@ -1071,6 +1073,66 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda x, a, b: through(x, a, b, False) + x, "are one"),
         ],
     ),
+    "conditional.1": (
+        Categorical(torch.ones(4, **double) / 4).entropy().item(),
+        [
+            (math.log2(4), "bits"),
+            (1 / 4, "minus its logarithm"),
+            (math.log(1 / 4), "sign"),
+            (math.log(10), "ten classes"),
+        ],
+    ),
+    "conditional.2": (
+        torch.tensor([-100.0, -102.0], **double).softmax(0)[0].item(),
+        [
+            (torch.tensor([-100.0, -102.0], **double).softmax(0)[1].item(), "the 5"),
+            (math.exp(-102 + 100), "ratio"),
+            (0.5, "before"),
+            (100 / 202, "exponential first"),
+        ],
+    ),
+    "conditional.3": (
+        lambda by_label, frequency: (by_label.exp() * frequency).sum(1).log(),
+        [
+            (lambda by_label, frequency: by_label.logsumexp(-1), "is missing"),
+            (lambda by_label, frequency: by_label @ frequency, "averages logarithms"),
+            (lambda b, f: (b + f).exp().sum(-1).log(), "logarithm of p(y)"),
+            (lambda b, f: (b + f.log()).max(-1).values, "not the likeliest"),
+        ],
+    ),
+    "disentanglement.1": (
+        kl_divergence(
+            MultivariateNormal(torch.zeros(2, **double), CORRELATED),
+            MultivariateNormal(torch.zeros(2, **double), torch.eye(2, **double)),
+        ).item(),
+        [
+            (math.log(0.64) / 2, "sign"),
+            (-math.log(0.64), "square root"),
+            (-math.log(0.4) / 2, "determinant"),
+            (0.0, "independent"),
+        ],
+    ),
+    "disentanglement.2": (
+        (1.0 - 0.3) / Categorical(torch.ones(4, **double)).entropy().item(),
+        [
+            (1.0 - 0.3, "entropy"),
+            (1.0 / math.log(4), "subtracted"),
+            ((1.0 - 0.3) / 2, "not 2 bits"),
+            ((1.0 - 0.3) / 4, "number of values"),
+        ],
+    ),
+    "disentanglement.3": (
+        lambda c: kl_divergence(
+            MultivariateNormal(c.new_zeros(len(c)), c),
+            MultivariateNormal(c.new_zeros(len(c)), c.diagonal().diag()),
+        ),
+        [
+            (lambda c: -c.logdet() / 2, "need not be 1"),
+            (lambda c: c.diagonal().log().sum() - c.logdet(), "Half"),
+            (lambda c: (c.logdet() - c.diagonal().log().sum()) / 2, "sign"),
+            (lambda c: (c.diagonal().log().sum() - c.det()) / 2, "log of det"),
+        ],
+    ),
     "likelihoods.1": (
         bits_of_one_pixel(),
         [
@@ -1345,6 +1407,10 @@ INEXACT = {
     "flows.2",
     "priors.1",
     "priors.2",
+    "conditional.1",
+    "conditional.2",
+    "disentanglement.1",
+    "disentanglement.2",
     "likelihoods.1",
     "likelihoods.2",
     "your_own_images.2",

@@ -6,6 +6,7 @@
 __all__ = ['at_the_door', 'settings_of', 'whole_run', 'named', 'stop_unless_finite', 'History', 'print_line']
 
 # %% ../nbs/inside/76_the_door.ipynb #imports
+import inspect
 import math
 import sys
 from contextlib import contextmanager, suppress
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from ._guards import brief, check_images, check_unit_interval
-from ._guards import seeded, unchecked
+from ._guards import brief, check_classes, check_images
+from ._guards import check_unit_interval, seeded, unchecked
 from .data import binarize
 
 # %% ../nbs/inside/76_the_door.ipynb #door-2
@@ -29,7 +30,7 @@ def at_the_door(model, images, labels, validation, pixels, seed):
     if held_out[0] is not None and pixels == "binary":
         held_out = (_black_and_white(held_out[0], seed), *held_out[1:])
     data = (images,) if labels is None else (images, labels)
-    _check_labels(images, labels)
+    _check_labels(model, data, held_out)
     held_out = None if validation is None else _moved(held_out, like)
     prepare = binarize if pixels == "binary" else _as_it_is
     return _moved(data, like), held_out, prepare
@@ -39,13 +40,23 @@ def _as_it_is(x):
     return x
 
 # %% ../nbs/inside/76_the_door.ipynb #door-2-a
-def _check_labels(images, labels):
-    "Raise `ValueError` unless there is a label for each image, or none at all."
-    if labels is not None and labels.shape[:1] != (len(images),):
-        rows = len(labels) if labels.ndim else "no"
-        raise ValueError(
-            f"labels has {rows} rows for {len(images)} images: give one each"
-        )
+def _check_labels(model, data, held_out):
+    "Raise unless there is a label for each image, or none at all."
+    if len(data) == 1:
+        return
+    for name, (images, *rest) in {"": data, "validation ": held_out}.items():
+        if images is not None and not rest:
+            raise ValueError(
+                "validation has no labels, but the training has: pass the two as "
+                "validation=(images, labels)"
+            )
+        if images is not None and rest[0].shape[:1] != (len(images),):
+            rows = len(rest[0]) if rest[0].ndim else "no"
+            raise ValueError(
+                f"{name}labels has {rows} rows for {len(images)} images: give one each"
+            )
+        if images is not None and hasattr(model, "num_classes"):
+            check_classes(rest[0], model.num_classes, f"{name}labels")
 
 
 def _moved(data, like):
@@ -107,7 +118,8 @@ def _sum(images):
 def _name(function):
     "A function's name, with what is fixed of its arguments."
     if isinstance(function, partial):
-        return f"{_name(function.func)} {function.args} {function.keywords}"
+        fixed = {n: _name(v) if callable(v) else v for n, v in function.keywords.items()}
+        return f"{_name(function.func)} {function.args} {fixed}"
     return getattr(function, "__name__", type(function).__name__)
 
 # %% ../nbs/inside/76_the_door.ipynb #door-4
@@ -128,8 +140,9 @@ def whole_run(model, checkpoint, seed):
             checkpoint.close()
 
 # %% ../nbs/inside/76_the_door.ipynb #door-4-b
-def named(objective):
-    "The objective; what it gives is looked at."
+def named(objective, labels=None):
+    "The objective; what it takes and gives is looked at."
+    _check_objective(objective, labels)
 
     @wraps(objective)
     def looked_at(model, *batch):
@@ -142,6 +155,34 @@ def named(objective):
         return terms
 
     return looked_at
+
+# %% ../nbs/inside/76_the_door.ipynb #door-4-c
+def _check_objective(objective, labels):
+    "Raise `TypeError` for labels that it does not take, or that it lacks."
+    name, is_needed = _third(objective)
+    if labels is not None and name in (None, "num_samples"):
+        raise TypeError(
+            f"labels are passed to the objective, but {_name(objective)} takes none: "
+            "leave them out, or choose one that is called as objective(model, x, "
+            "labels), for example variants.conditional.conditional_elbo"
+        )
+    if labels is None and name == "labels" and is_needed:
+        raise TypeError(
+            f"objective {_name(objective)} needs labels: pass them, fit(..., labels=...)"
+        )
+
+
+def _third(objective):
+    "What it takes after model and images: its name, or None, and whether it must."
+    try:
+        parameters = list(inspect.signature(objective).parameters.values())
+    except (TypeError, ValueError):
+        return "unknown", False
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return "unknown", False
+    in_order = [p for p in parameters if p.kind.name.startswith("POSITIONAL")]
+    third = in_order[2] if len(in_order) > 2 else None
+    return (third.name, third.default is third.empty) if third else (None, False)
 
 # %% ../nbs/inside/76_the_door.ipynb #door-4-a
 def stop_unless_finite(record, means):

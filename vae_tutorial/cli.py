@@ -6,8 +6,8 @@
 __all__ = ['app', 'PICTURES', 'DataOption', 'DirectoryOption', 'DeviceOption', 'OutOption', 'PixelsOption', 'HiddenOption',
            'NetworkOption', 'ValidationOption', 'SizeOption', 'ColorOption', 'SkipOption', 'ResumeOption',
            'OverwriteOption', 'LatentOption', 'EpochsOption', 'BatchOption', 'RateOption', 'BetaOption', 'SeedOption',
-           'PriorOption', 'ObjectiveOption', 'SamplesOption', 'RunArgument', 'Network', 'Prior', 'Objective', 'Pixels',
-           'train', 'evaluate_', 'sample', 'reconstruct', 'diagnose_']
+           'PriorOption', 'ObjectiveOption', 'SamplesOption', 'ConditionalOption', 'RunArgument', 'Network', 'Prior',
+           'Objective', 'Pixels', 'train', 'evaluate_', 'sample', 'reconstruct', 'diagnose_']
 
 # %% ../nbs/inside/79_commands.ipynb #imports
 import functools
@@ -43,6 +43,8 @@ from .processes import rank_and_world, shared_step
 from .training import fit
 from .vae import VAE
 from .variants.bounds import doubly_reparameterized
+from .variants.conditional import ConditionalVAE, conditional_elbo
+from .variants.conditional import conditional_vae
 from .variants.priors import prior_vae
 
 # %% ../nbs/inside/79_commands.ipynb #app
@@ -204,8 +206,10 @@ _SETTINGS = {
     "prior": (str,),
     "objective": (str,),
     "num_samples": (int,),
+    "conditional": (bool,),
 }
 _NEWER = {"prior": "normal", "objective": "elbo", "num_samples": 1}
+_NEWER |= {"conditional": False}
 
 # %% ../nbs/inside/79_commands.ipynb #settings-2-a
 def _read_config(folder):
@@ -292,6 +296,11 @@ def _check_settings(config):
         raise ValueError(
             f"beta is {config['beta']}: a weighted KL goes with the objective elbo and "
             "one sample; leave it out, or leave out num_samples and the objective"
+        )
+    if config["conditional"] and config["prior"] != "normal":
+        raise ValueError(
+            f"--conditional goes with --prior normal, not {config['prior']}: leave one of "
+            "them out"
         )
     if config["pixels"] not in ("binary", "grey"):
         raise ValueError(f"pixels is {config['pixels']!r}: choose 'binary' or 'grey'")
@@ -409,7 +418,9 @@ def _as_seen(config, test):
 
 def _evaluate(folder, config, vae, test):
     "Score the test set, always with seed 0, and write evaluation.json."
-    result = evaluate(vae, test.images, config["pixels"], seed=0)
+    size = len(test.images) if config["conditional"] else 1000
+    told = _told(vae, test.labels)
+    result = evaluate(told, test.images, config["pixels"], seed=0, batch_size=size)
     _write_json(folder / "evaluation.json", result._asdict())
     return result
 
@@ -434,15 +445,28 @@ def _table(result):
         Console(force_jupyter=False).print(table)
 
 # %% ../nbs/inside/79_commands.ipynb #draw
-def _reconstruction_picture(vae, images):
+def _reconstruction_picture(vae, images, labels):
     title = "Test images, each above its reconstruction"
-    return show_reconstructions(images, vae.reconstruct(images), title=title)
+    again = _told(vae, labels).reconstruct(images)
+    return show_reconstructions(images, again, title=title)
+
+
+def _sample_picture(vae, num, seed, label=None):
+    "Samples from the prior; of a conditional model with one label, or all in turn."
+    if not isinstance(vae, ConditionalVAE):
+        return show_images(vae.sample(num, seed=seed), title="Samples from the prior")
+    if label is not None:
+        images = vae.given(label).sample(num, seed=seed)
+        return show_images(images, title=f"Samples with the label {label}")
+    images = vae.given(torch.arange(num) % vae.num_classes).sample(num, seed=seed)
+    columns = min(vae.num_classes, 20)
+    return show_images(images, columns, title="Samples, each label in turn")
 
 # %% ../nbs/inside/79_commands.ipynb #draw-a
 def _draw(folder, vae, history, result, images, labels):
     "Write the five pictures of a run and return their paths."
     with torch.no_grad():
-        means = vae.encode(images).mean
+        means = _told(vae, labels).encode(images).mean
     kls = result.kl_per_dimension  # none where the prior mixes the dimensions
     used = means.var(0) if kls is None else torch.tensor(kls)
     largest = used.topk(min(2, vae.latent_dim)).indices.sort().values.tolist()
@@ -450,10 +474,10 @@ def _draw(folder, vae, history, result, images, labels):
     grid = {"latent_dim": vae.latent_dim, "dims": dims}
     drawings = (
         plot_losses(history)[0],
-        _reconstruction_picture(vae, images[:20]),
+        _reconstruction_picture(vae, images[:20], labels[:20]),
         plot_latent_map(means, labels, dims),
-        show_manifold(lambda z: vae.decode(z).mean, **grid),
-        show_images(vae.sample(64, seed=0), title="Samples from the prior"),
+        show_manifold(lambda z: _told(vae, 0).decode(z).mean, **grid),
+        _sample_picture(vae, 64, seed=0),
     )
     for name, axes in zip(PICTURES, drawings):
         _save_picture(axes, folder / name)
@@ -541,6 +565,8 @@ PriorOption = _option(Prior, _PRIOR)
 _OBJECTIVE = "elbo; iwae, the importance-weighted bound; dreg, it with a quieter gradient."
 ObjectiveOption = _option(Objective, _OBJECTIVE)
 SamplesOption = _option(int, "Latent samples per image and step.")
+_CONDITIONAL = "Tell the model each image's class; then sample --label asks for one."
+ConditionalOption = _option(bool, _CONDITIONAL, "--conditional")
 
 # %% ../nbs/inside/79_commands.ipynb #train-2
 @_command
@@ -561,6 +587,7 @@ def train(
     prior: PriorOption = Prior.normal,
     objective: ObjectiveOption = Objective.elbo,
     num_samples: SamplesOption = 1,
+    conditional: ConditionalOption = False,
     size: SizeOption = None,
     color: ColorOption = False,
     skip_unreadable: SkipOption = False,
@@ -631,10 +658,32 @@ def _made(config, splits, device):
         config["hidden"] = _auto_hidden(config["network"], shape)
     torch.manual_seed(config["seed"])
     sizes = shape, config["latent_dim"], tuple(config["hidden"])
+    if config["conditional"]:
+        kind = {"num_classes": _num_classes(splits), "network": config["network"]}
+        return conditional_vae(*sizes, **kind).to(device)
     if config["prior"] == "normal":
         return _known(config["network"] + "_vae")(*sizes).to(device)
     kind = {"prior": config["prior"], "network": config["network"]}
     return prior_vae(*sizes, **kind).to(device)
+
+# %% ../nbs/inside/79_commands.ipynb #train-classes
+def _num_classes(splits):
+    "How many classes the images have. Raises `ValueError` for a single one."
+    labels = torch.cat([part.labels for part in splits])
+    low, high = map(int, torch.aminmax(labels))
+    if rank_and_world()[1] > 1:
+        raise ValueError("--conditional trains in one process: start it without torchrun")
+    if low < 0 or high == 0 or high >= 1000:
+        raise ValueError(
+            f"--conditional needs classes, numbered from 0: these are {low} to {high}. "
+            "Put the pictures into a subfolder for each class, or labels into the .npz"
+        )
+    return high + 1
+
+
+def _told(vae, labels):
+    "A conditional model with its labels given; any other as it is."
+    return vae.given(labels) if isinstance(vae, ConditionalVAE) else vae
 
 # %% ../nbs/inside/79_commands.ipynb #train-4
 def _announce(config, splits, resuming):
@@ -661,6 +710,8 @@ def _objective(config):
 def _how(vae, config, kept):
     "The objective, and how its step is taken and kept."
     beta, objective = config["beta"], _objective(config)
+    if config["conditional"]:
+        objective = functools.partial(conditional_elbo, objective=objective)
     if rank_and_world()[1] > 1:
         quiet = {"log": None} if rank_and_world()[0] > 0 else {}
         step, batches = shared_step(vae, objective), own_rows
@@ -681,7 +732,12 @@ def _fit(vae, splits, config, out, how):
     "Train, and say where the last good state is when it ends before its time."
     names = ("epochs", "batch_size", "pixels", "seed")
     options = {name: config[name] for name in names} | {"learning_rate": config["lr"]}
-    held_out = splits.validation.images if config["validation"] else None
+    parts = tuple(splits.validation)
+    if config["conditional"]:
+        options["labels"] = splits.train.labels
+    held_out = None
+    if config["validation"]:
+        held_out = parts if config["conditional"] else parts[0]
     safe = f"The last complete epoch is safe in {out / 'checkpoint.safetensors'}"
     try:
         return fit(vae, splits.train.images, held_out, **options, **how)
@@ -743,6 +799,7 @@ def evaluate_(
     _table(_evaluate(run, config, vae.to(_device(device)), test))
 
 # %% ../nbs/inside/79_commands.ipynb #sample
+_LABEL = "Which class, of a run trained with --conditional."
 _PNG = _option(Path | None, "PNG to write.", show_default="in RUN")
 
 
@@ -752,15 +809,29 @@ def sample(
     num: _option(int, "How many images.") = 64,
     seed: _option(int, "Another seed, other images.") = 0,
     out: _PNG = None,
+    label: _option(int, _LABEL, show_default="all in turn") = None,
 ):
     "Draw new images from the prior."
     if not 1 <= num <= 10_000:
         raise ValueError(f"--num is {num}: it must be from 1 to 10000")
-    _, vae = _open_run(run)
+    config, vae = _open_run(run)
+    _check_label(label, config, vae)
     path = _picture_path(run, out, "samples.png")
-    images = vae.sample(num, seed=seed)
-    _save_picture(show_images(images, title="Samples from the prior"), path)
+    _save_picture(_sample_picture(vae, num, seed, label), path)
     _say(path)
+
+# %% ../nbs/inside/79_commands.ipynb #sample-label
+def _check_label(label, config, vae):
+    "Raise `ValueError` for a label that the model of a run was never told."
+    if label is not None and not config["conditional"]:
+        raise ValueError(
+            f"--label is {label}, but this run knows no labels: train one with "
+            "--conditional"
+        )
+    if label is not None and not 0 <= label < vae.num_classes:
+        raise ValueError(
+            f"--label is {label}: this run has the labels 0 to {vae.num_classes - 1}"
+        )
 
 # %% ../nbs/inside/79_commands.ipynb #reconstruct
 @_command
@@ -777,7 +848,8 @@ def reconstruct(
     images, labels = _as_seen(config, _load(config, data_dir).test)
     chosen = _chosen(num, seed, len(images))
     _say_codes(vae, images, labels, chosen)
-    _save_picture(_reconstruction_picture(vae, images[chosen]), path)
+    chosen = images[chosen], labels[chosen]
+    _save_picture(_reconstruction_picture(vae, *chosen), path)
     _say(path)
 
 # %% ../nbs/inside/79_commands.ipynb #reconstruct-a
@@ -796,7 +868,7 @@ def _chosen(num, seed, num_images):
 def _say_codes(vae, images, labels, chosen):
     "A line for each image: its label, and the mean and width of its posterior."
     with torch.no_grad():
-        posterior = vae.encode(images[chosen])
+        posterior = _told(vae, labels[chosen]).encode(images[chosen])
     for i, mean, deviation in zip(chosen.tolist(), posterior.mean, posterior.stddev):
         z = "  ".join(f"{m:6.2f} ± {d:.2f}" for m, d in zip(mean, deviation))
         _say(f"test image {i:5}  label {labels[i]}  z = {z}")
@@ -809,7 +881,8 @@ def diagnose_(
 ):
     "Look for what is wrong with the model of a run; exit status 1 if something is."
     config, vae = _open_run(run)
-    images, _ = _as_seen(config, _load(config, data_dir).test)
+    images, labels = _as_seen(config, _load(config, data_dir).test)
+    vae, images = _one_class(vae, images, labels)
     beta = config["beta"]
 
     def loss(model, x):
@@ -820,6 +893,20 @@ def diagnose_(
     _say(findings)
     if not findings.healthy:
         raise typer.Exit(1)
+
+# %% ../nbs/inside/79_commands.ipynb #diagnose-class
+def _one_class(vae, images, labels):
+    "A conditional model, told its most frequent label, and the images that have it."
+    if not isinstance(vae, ConditionalVAE):
+        return vae, images
+    label = labels.mode().values.item()
+    chosen = images[labels == label]
+    if len(chosen) < 8:
+        raise ValueError(
+            f"diagnose looks at images of one class, 8 or more; the test images have "
+            f"{len(chosen)} of the most frequent one: train on more"
+        )
+    return vae.given(label), chosen
 
 # %% ../nbs/inside/79_commands.ipynb #main
 if __name__ == "__main__" and "get_ipython" not in globals():

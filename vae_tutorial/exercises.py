@@ -1536,6 +1536,98 @@ _EXERCISES["priors.3"] = _Exercise(
     lambda: [(torch.randn(7, k, dtype=torch.float64),) for k in (3, 5)],
 )
 
+# %% ../nbs/inside/85_exercises.ipynb #conditional-exercises
+#| code-fold: true
+#| code-summary: "Solutions: conditional"
+_EXERCISES["conditional.1"] = _Exercise(
+    math.log(4),
+    "The entropy of four equal chances: log 4.",
+    "How probable is a class, and what is minus the logarithm of that?",
+    [
+        (2.0, "That is in bits. A nat uses the natural logarithm."),
+        (0.25, "That is the probability of a class: take minus its logarithm."),
+        (-math.log(4), "The sign: to know the class cannot cost anything."),
+        (math.log(10), "That is for ten classes."),
+    ],
+)
+_EXERCISES["conditional.2"] = _Exercise(
+    1 / (1 + math.exp(-2)),
+    "exp(-100) / (exp(-100) + exp(-102)), that is 1 / (1 + exp(-2)).",
+    "Bayes' rule; divide both densities by the larger one.",
+    [
+        (1 / (1 + math.exp(2)), "That is the probability of the 5."),
+        (math.exp(-2), "That is the ratio of the two: let both add up to one."),
+        (0.5, "So it was before the image was seen."),
+        (100 / 202, "Nats are logarithms: take the exponential first."),
+    ],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #conditional-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: conditional"
+_EXERCISES["conditional.3"] = _Exercise(
+    lambda by_label, frequency: (by_label + frequency.log()).logsumexp(-1),
+    "The sum of p(y) p(x|y), by logarithms.",
+    "p(x) is the sum of p(y) p(x|y). Which of them are given as logarithms?",
+    [
+        (lambda by_label, frequency: by_label.logsumexp(-1), "p(y) is missing."),
+        (lambda b, f: (b * f).sum(-1), "That averages logarithms."),
+        (lambda b, f: (b + f).logsumexp(-1), "Add the logarithm of p(y)."),
+        (lambda b, f: (b + f.log()).amax(-1), "All labels count, not the likeliest."),
+    ],
+    lambda: [
+        (torch.randn(7, k, dtype=torch.float64), torch.rand(k, dtype=torch.float64))
+        for k in (3, 5)
+    ],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #disentanglement-exercises
+#| code-fold: true
+#| code-summary: "Solutions: disentanglement"
+_EXERCISES["disentanglement.1"] = _Exercise(
+    -math.log(1 - 0.6**2) / 2,
+    "Minus half of log det C: the determinant is 1 - 0.36.",
+    "The toy's formula; each variance is 1, and log 1 is 0.",
+    [
+        (math.log(1 - 0.6**2) / 2, "The sign: a KL divergence is never negative."),
+        (-math.log(1 - 0.6**2), "Half of that: the density has a square root."),
+        (-math.log(1 - 0.6) / 2, "The determinant is 1 - 0.6 · 0.6."),
+        (0.0, "Zero it is for independent dimensions only."),
+    ],
+)
+_EXERCISES["disentanglement.2"] = _Exercise(
+    0.7 / math.log(4),
+    "(1.0 - 0.3) / log 4.",
+    "The lead of the best, in units of the factor's entropy.",
+    [
+        (0.7, "Divide by the factor's entropy, log 4."),
+        (1.0 / math.log(4), "The second best is to be subtracted."),
+        (0.7 / 2, "The entropy in nats is log 4, not 2 bits."),
+        (0.7 / 4, "Divide by the entropy, not by the number of values."),
+    ],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #disentanglement-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: disentanglement"
+_EXERCISES["disentanglement.3"] = _Exercise(
+    lambda c: (c.diagonal().log().sum() - c.logdet()) / 2,
+    "Entropies of the dimensions minus the entropy of all together.",
+    "Half of: the logs of the variances, added up, minus log det.",
+    [
+        (lambda c: -c.logdet() / 2, "The variances need not be 1: add their logs."),
+        (lambda c: c.diagonal().log().sum() - c.logdet(), "Half of that."),
+        (lambda c: (c.logdet() - c.diagonal().log().sum()) / 2, "The sign."),
+        (lambda c: (c.diagonal().log().sum() - c.det()) / 2, "The log of det."),
+    ],
+    lambda: [(_some_covariance(d),) for d in (2, 3)],
+)
+
+
+def _some_covariance(size):
+    root = torch.randn(size, size + 2, dtype=torch.float64)
+    return root @ root.T
+
 # %% ../nbs/inside/85_exercises.ipynb #cell-19
 #| code-fold: true
 #| code-summary: "Solutions: likelihoods"

@@ -82,7 +82,8 @@ def fit(
     data, held, prepare = at_the_door(model, images, labels, validation, pixels, seed)
     optimizer = Adam(model.parameters(), lr=learning_rate)
     history = History(len(images), batch_size, epochs, log_every, log, callback)
-    train = partial(train_epoch, model, named(objective), optimizer, prepare, step)
+    looked_at = named(objective, labels)
+    train = partial(train_epoch, model, looked_at, optimizer, prepare, step)
     with whole_run(model, checkpoint, seed):
         if checkpoint:
             settings = settings_of(locals())

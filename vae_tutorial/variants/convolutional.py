@@ -7,7 +7,7 @@ __all__ = ['ResidualBlock', 'residual_vae']
 
 # %% ../../nbs/beyond/44_convolutional.ipynb #imports
 import math
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from .._guards import Count, Sizes, check_count, check_halvings
 from .._guards import check_size_of_network, checked
