@@ -55,6 +55,7 @@ from vae_tutorial.variants import (
     disentanglement,
     flows,
     hierarchy,
+    latent_diffusion,
     reductions,
 )
 from vae_tutorial.variants import priors as learned
@@ -221,6 +222,22 @@ def calls(folder):
             "latent_dim": 2,
         },
         flows.flow_vae: {**sizes, "num_layers": 1, "flow_hidden": 3},
+        latent_diffusion.VelocityField: {
+            "latent_dim": 2,
+            "hidden": 3,
+            "num_classes": 4,
+        },
+        latent_diffusion.LatentFlow: {
+            "latent_dim": 2,
+            "hidden": 3,
+            "num_classes": 4,
+            "num_steps": 3,
+        },
+        latent_diffusion.latent_flow_vae: {
+            **sizes,
+            "flow_hidden": 3,
+            "num_classes": 4,
+        },
         bounds.sticking_the_landing: sampled,
         bounds.doubly_reparameterized: sampled,
         convolutional.ResidualBlock: {"channels": 2},
@@ -413,6 +430,10 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
         "a part that hierarchical_vae builds",
     ),
     **dict.fromkeys(
+        "divergence follow CarriedNoise check_label Matched flow_matching".split(),
+        "a part of a latent flow, whose sizes and labels are looked at before",
+    ),
+    **dict.fromkeys(
         "WithLabel Given ConditionalVAE".split(),
         "parts of a conditional model, which has looked at sizes and labels",
     ),
@@ -578,7 +599,7 @@ MODULES = [
 MODULES += [hierarchy]
 MODULES += [kernels, likelihood, linear_gaussian, networks, objectives, own_images]
 MODULES += [plots, processes, recipes, reductions, stored, training, vae, widgets]
-MODULES += [bounds, convolutional, flows, learned]
+MODULES += [bounds, convolutional, flows, latent_diffusion, learned]
 
 
 def test_all_that_is_public_is_called(tmp_path):

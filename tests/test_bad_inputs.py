@@ -44,6 +44,7 @@ from vae_tutorial.variants import (
     convolutional,
     disentanglement,
     flows,
+    latent_diffusion,
     reductions,
 )
 from vae_tutorial.variants import priors as learned
@@ -255,6 +256,11 @@ def functions(folder):
             {"flow": "coupling", "num_layers": 2, **layer},
         ),
         (flows.flow_vae, {**sizes, "num_layers": 1, "flow_hidden": 3}),
+        (
+            latent_diffusion.LatentFlow,
+            {"latent_dim": 2, "hidden": 3, "num_classes": 4, "num_steps": 3},
+        ),
+        (latent_diffusion.latent_flow_vae, {**sizes, "flow_hidden": 3}),
         (bounds.sticking_the_landing, sampled),
         (bounds.doubly_reparameterized, sampled),
         (convolutional.ResidualBlock, {"channels": 2}),

@@ -1133,6 +1133,56 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda c: (c.diagonal().log().sum() - c.det()) / 2, "log of det"),
         ],
     ),
+    "latent_diffusion.1": (
+        torch.lerp(torch.tensor(1.0), torch.tensor(3.0), 0.25).item(),
+        [
+            (3 - 0.25 * (3 - 1), "swapped"),
+            ((3 + 1) / 2, "half way"),
+            (3 / 4, "missing"),
+        ],
+    ),
+    "latent_diffusion.2": (
+        2 + (3 - 1) * (2 - 0.5),
+        [
+            (3 * 2, "three times the velocity"),
+            (3 * (2 - 0.5), "is missing"),
+            (2, "guidance 1"),
+            (2 + (2 - 0.5), "guidance 2"),
+        ],
+    ),
+    "latent_diffusion.3": (
+        lambda found, z, noise: (
+            torch.linalg.vector_norm(z - noise - found, dim=-1) ** 2
+        ),
+        [
+            (lambda v, z, e: ((v + z - e) ** 2).sum(-1), "goes to z"),
+            (lambda v, z, e: ((v - z) ** 2).sum(-1), "is no place"),
+            (lambda v, z, e: ((v - (z - e)) ** 2).mean(-1), "not average"),
+            (lambda v, z, e: (v - (z - e)).sum(-1) ** 2, "then sum"),
+        ],
+    ),
+    "outlook.1": (
+        3 * 256**2 / (4 * (256 / 8) ** 2),
+        [
+            (8**2, "four numbers, the pixels three"),
+            (3 * 8**2, "holds four numbers"),
+            (8**2 / 4, "holds three numbers"),
+            (4 / (3 * 8**2), "other way round"),
+        ],
+    ),
+    "outlook.2": (
+        "encoder",
+        [("decoder", "removes the noise"), ("prior", "another part")],
+    ),
+    "outlook.3": (
+        lambda elbo, n: elbo.exp().log2() / -n,
+        [
+            (lambda elbo, n: elbo / -n, "in nats"),
+            (lambda elbo, n: elbo.exp().log2() / n, "A length is positive"),
+            (lambda elbo, n: elbo / -n * math.log(2), "more than a bit"),
+            (lambda elbo, n: -elbo.exp().log2(), "whole image"),
+        ],
+    ),
     "likelihoods.1": (
         bits_of_one_pixel(),
         [

@@ -1985,3 +1985,80 @@ _EXERCISES["hierarchy.3"] = _Exercise(
     lambda: [tuple(torch.rand(2, 5, dtype=torch.float64) + 0.1) for _ in range(2)],
 )
 
+
+# %% ../nbs/inside/85_exercises.ipynb #outlook
+#| code-fold: true
+#| code-summary: "Solutions: outlook"
+_EXERCISES["outlook.1"] = _Exercise(
+    48,
+    "196,608 numbers become 4,096.",
+    "Three colours before, four numbers a vector after.",
+    [
+        (64, "The vectors have four numbers, the pixels three."),
+        (192, "A vector holds four numbers."),
+        (16, "A pixel holds three numbers."),
+        (1 / 48, "The other way round."),
+    ],
+)
+
+_EXERCISES["outlook.2"] = _Exercise(
+    "encoder",
+    "It only adds noise.",
+    "Which way is the noise added, and which way is it removed?",
+    [
+        ("decoder", "The decoder removes the noise, and that is what is learned."),
+        ("prior", "The prior is fixed in most VAEs; here another part is, too."),
+    ],
+)
+
+_EXERCISES["outlook.3"] = _Exercise(
+    lambda elbo, num_pixels: -elbo / math.log(2) / num_pixels,
+    "Minus the ELBO is a length in nats; a nat is 1.44 bits.",
+    "A bit is log 2 of a nat; a length is positive.",
+    [
+        (lambda elbo, n: -elbo / n, "That is in nats."),
+        (lambda elbo, n: elbo / math.log(2) / n, "A length is positive."),
+        (lambda elbo, n: -elbo * math.log(2) / n, "A nat is more than a bit."),
+        (lambda elbo, n: -elbo / math.log(2), "That is for the whole image."),
+    ],
+    lambda: [(-100 * torch.rand(4, dtype=torch.float64) - 1, n) for n in (784, 64)],
+)
+
+# %% ../nbs/inside/85_exercises.ipynb #latent-diffusion
+#| code-fold: true
+#| code-summary: "Solutions: latent diffusion"
+_EXERCISES["latent_diffusion.1"] = _Exercise(
+    1.5,
+    "Three quarters of the noise, one quarter of the code.",
+    "At t = 0 there is only noise.",
+    [
+        (2.5, "Noise and code are swapped: at t = 0 there is only noise."),
+        (2.0, "That is half way."),
+        (0.75, "That is the code's part; the noise's is missing."),
+    ],
+)
+
+_EXERCISES["latent_diffusion.2"] = _Exercise(
+    5.0,
+    "Half, and three times the difference.",
+    "What the label changes is multiplied, not the velocity itself.",
+    [
+        (6.0, "That is three times the velocity with the label."),
+        (4.5, "The velocity without a label is missing."),
+        (2.0, "That is guidance 1."),
+        (3.5, "That is guidance 2."),
+    ],
+)
+
+_EXERCISES["latent_diffusion.3"] = _Exercise(
+    lambda found, z, noise: (found - (z - noise)).square().sum(-1),
+    "The wanted velocity is where the path ends minus where it begins.",
+    "From noise to code; squares are summed over the dimensions.",
+    [
+        (lambda v, z, noise: (v - (noise - z)).square().sum(-1), "The path goes to z."),
+        (lambda v, z, noise: (v - z).square().sum(-1), "The velocity is no place."),
+        (lambda v, z, noise: (v - z + noise).square().mean(-1), "Sum, not average."),
+        (lambda v, z, noise: (v - z + noise).sum(-1).square(), "Square, then sum."),
+    ],
+    lambda: [tuple(torch.randn(3, 5, 4, dtype=torch.float64)) for _ in range(2)],
+)
