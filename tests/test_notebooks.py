@@ -30,7 +30,7 @@ LAYERS = [
     {"annealing"},
     {"vae", "training", "evaluation", "likelihood"},
     {"fast", "processes", "diagnosis", "_live", "variants.flows", "variants.priors"}
-    | {"variants.hierarchy"},
+    | {"variants.hierarchy", "variants.vector_quantization"},
     {"widgets"},
     {"cli"},
     {"entrance"},
