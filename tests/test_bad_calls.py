@@ -59,6 +59,7 @@ from vae_tutorial.variants import (
     reductions,
 )
 from vae_tutorial.variants import priors as learned
+from vae_tutorial.variants import vector_quantization as quantized
 
 CALLS = 5_000
 SECONDS, BYTES = 10, 2**31  # that no call may exceed
@@ -68,6 +69,7 @@ IMAGES = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 MODEL = vae.mlp_vae((1, 4, 4), hidden=(3,))
 STATE = copy.deepcopy(MODEL.state_dict())
 CONVOLUTIONAL = vae.conv_vae((1, 4, 4), hidden=(3,))
+QUANTIZED = quantized.vq_vae((1, 4, 4), 3, 2, (3,), 8, 1)
 LAYERED = hierarchy.hierarchical_vae((1, 4, 4), (1, 1), (3, 3))
 FACTORS = torch.arange(16).reshape(8, 2) % 3
 TOLD = conditional.conditional_vae((1, 4, 4), 2, (3,), 4)
@@ -290,6 +292,27 @@ def calls(folder):
             "information": torch.rand(2, 4),
             "factors": FACTORS,
         },
+        quantized.nearest: {"z": z, "codebook": torch.rand(5, 2)},
+        quantized.perplexity: {"codes": torch.tensor([0, 1, 1]), "num_codes": 3},
+        quantized.quantized_objective: {
+            "model": QUANTIZED,
+            "x": IMAGES,
+            "commitment": 1.0,
+        },
+        quantized.code_score: {
+            "model": QUANTIZED,
+            "x": IMAGES,
+            "labels": torch.arange(8),
+        },
+        quantized.vq_vae: {
+            "image_shape": (1, 4, 4),
+            "num_codes": 3,
+            "code_dim": 2,
+            "hidden": (3,),
+            "prior_width": 8,
+            "prior_layers": 1,
+            "restart": 0.1,
+        },
         networks.mlp: {"sizes": [4, 3, 2]},
         networks.Gaussian: {"network": nn.Linear(4, 4)},
         networks.BernoulliPixels: {
@@ -440,6 +463,14 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
     **dict.fromkeys(
         "one_dimension_each log_weights joint_information".split(),
         "a part of a measure, which has looked at what it is given",
+    ),
+    **dict.fromkeys(
+        "straight_through Codebook OneCode Quantizer CodeDecoder Codes "
+        "CausalTransformer CodePrior".split(),
+        "a part that vq_vae builds",
+    ),
+    **dict.fromkeys(
+        "QuantizedTerms CodeTerms".split(), "a record: it holds what it is given"
     ),
 }
 LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why
@@ -596,7 +627,7 @@ MODULES = [
     files,
     importance,
 ]
-MODULES += [hierarchy]
+MODULES += [hierarchy, quantized]
 MODULES += [kernels, likelihood, linear_gaussian, networks, objectives, own_images]
 MODULES += [plots, processes, recipes, reductions, stored, training, vae, widgets]
 MODULES += [bounds, convolutional, flows, latent_diffusion, learned]

@@ -923,6 +923,32 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda first, second: first * second, "divide by a"),
         ],
     ),
+    "vector_quantization.1": (
+        8 * 8 * 9 * math.log(2),
+        [
+            (8 * 8 * math.log2(512), "bits"),
+            (9 * math.log(2), "one code"),
+            (8 * 9 * math.log(2), "has 64 codes"),
+        ],
+    ),
+    "vector_quantization.2": (
+        2**1.5,
+        [
+            (0.75 * math.log(4), "the entropy"),
+            (3, "not equally often"),
+            (4, "all four"),
+            (1 / (1 / 4 + 1 / 16 + 1 / 16), "another measure"),
+        ],
+    ),
+    "vector_quantization.3": (
+        lambda p: torch.exp(-torch.xlogy(p, p).sum()),
+        [
+            (lambda p: -torch.xlogy(p, p).sum(), "the entropy"),
+            (lambda p: torch.exp(torch.xlogy(p, p).sum()), "one over it"),
+            (lambda p: 1 / (p**2).sum(), "Another measure"),
+            (lambda p: torch.exp(-torch.log(p).mean()), "by its share"),
+        ],
+    ),
     "posterior_gap.1": (
         next(gap / 10 for gap in range(100) if -124.5 + gap / 10 == -121.0),
         [
@@ -1461,6 +1487,8 @@ INEXACT = {
     "conditional.2",
     "disentanglement.1",
     "disentanglement.2",
+    "vector_quantization.1",
+    "vector_quantization.2",
     "likelihoods.1",
     "likelihoods.2",
     "your_own_images.2",

@@ -21,7 +21,10 @@ MODULES = sorted(
 )
 # A module may import only modules above it (DESIGN.md, section 3). What stands for
 # itself comes first; `cli` chooses among all and is imported by none.
-CHAPTERS = "bounds convolutional disentanglement flows hierarchy latent_diffusion priors".split()
+CHAPTERS = (
+    "bounds convolutional disentanglement flows hierarchy latent_diffusion priors"
+)
+CHAPTERS = f"{CHAPTERS} vector_quantization".split()
 CHAPTERS = {f"variants.{chapter}" for chapter in CHAPTERS}
 LAYERS = [
     {"__init__", "_guards", "kernels", "exercises", "variants.__init__"},

@@ -2062,3 +2062,46 @@ _EXERCISES["latent_diffusion.3"] = _Exercise(
     ],
     lambda: [tuple(torch.randn(3, 5, 4, dtype=torch.float64)) for _ in range(2)],
 )
+
+# %% ../nbs/inside/85_exercises.ipynb #vector_quantization-exercises
+#| code-fold: true
+#| code-summary: "Solutions: a codebook"
+_EXERCISES["vector_quantization.1"] = _Exercise(
+    64 * math.log(512),
+    "64 codes, each log 512 nats.",
+    "What does one code cost when all 512 are equally likely?",
+    [
+        (64 * 9, "These are bits: take the natural logarithm."),
+        (math.log(512), "That is one code: a row has 64."),
+        (8 * math.log(512), "A map of 8 by 8 has 64 codes."),
+    ],
+)
+_EXERCISES["vector_quantization.2"] = _Exercise(
+    2 * math.sqrt(2),
+    "The entropy is 1.5 log 2, and its exponential 2.83.",
+    "Take the entropy of the shares 1/2, 1/4, 1/4, 0, then its exponential.",
+    [
+        (1.5 * math.log(2), "That is the entropy: take its exponential."),
+        (3, "Three are in use, but not equally often."),
+        (4, "That would be all four equally often."),
+        (8 / 3, "One over the sum of squares is another measure."),
+    ],
+)
+
+
+# %% ../nbs/inside/85_exercises.ipynb #vector_quantization-exercises-2
+#| code-fold: true
+#| code-summary: "Solutions: a codebook"
+_EXERCISES["vector_quantization.3"] = _Exercise(
+    lambda share: (-(share * share.log()).sum()).exp(),
+    "The exponential of the entropy.",
+    "First the entropy, an average of minus log share; which weights has it?",
+    [
+        (lambda share: -(share * share.log()).sum(), "That is the entropy."),
+        (lambda share: (share * share.log()).sum().exp(), "The sign: one over it."),
+        (lambda share: 1 / share.square().sum(), "Another measure: no logarithm."),
+        (lambda share: (-share.log().mean()).exp(), "Weigh each code by its share."),
+    ],
+    lambda: [(torch.rand(n, dtype=torch.float64).softmax(0),) for n in (3, 5)],
+)
+
