@@ -453,7 +453,7 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
         "a part that hierarchical_vae builds",
     ),
     **dict.fromkeys(
-        "divergence follow CarriedNoise check_label Matched flow_matching".split(),
+        "divergence follow CarriedNoise known_label Matched flow_matching".split(),
         "a part of a latent flow, whose sizes and labels are looked at before",
     ),
     **dict.fromkeys(
