@@ -1198,7 +1198,11 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
     ),
     "outlook.2": (
         "encoder",
-        [("decoder", "removes the noise"), ("prior", "another part")],
+        [
+            ("decoder", "removes the noise"),
+            ("prior", "another part"),
+            ("noise", "anew"),
+        ],
     ),
     "outlook.3": (
         lambda elbo, n: elbo.exp().log2() / -n,
@@ -1485,6 +1489,8 @@ INEXACT = {
     "priors.2",
     "conditional.1",
     "conditional.2",
+    "latent_diffusion.1",
+    "latent_diffusion.2",
     "disentanglement.1",
     "disentanglement.2",
     "vector_quantization.1",

@@ -208,6 +208,8 @@ _SETTINGS = {
     "num_samples": (int,),
     "conditional": (bool,),
 }
+
+# %% ../nbs/inside/79_commands.ipynb #settings-2-b
 _NEWER = {"prior": "normal", "objective": "elbo", "num_samples": 1}
 _NEWER |= {"conditional": False}
 
@@ -228,7 +230,7 @@ def _read_config(folder):
             "in another folder"
         ) from error
 
-# %% ../nbs/inside/79_commands.ipynb #settings-2-b
+# %% ../nbs/inside/79_commands.ipynb #settings-2-c
 def _settings_text(path):
     "What config.json says; nothing where it is missing or was lost in a crash."
     if not path.is_file():
@@ -299,8 +301,7 @@ def _check_settings(config):
         )
     if config["conditional"] and config["prior"] != "normal":
         raise ValueError(
-            f"--conditional goes with --prior normal, not {config['prior']}: leave one of "
-            "them out"
+            f"--conditional goes with --prior normal, not {config['prior']}"
         )
     if config["pixels"] not in ("binary", "grey"):
         raise ValueError(f"pixels is {config['pixels']!r}: choose 'binary' or 'grey'")
@@ -562,7 +563,7 @@ SeedOption = _option(int, "Decides weights, order, pixels and latent samples.")
 # %% ../nbs/inside/79_commands.ipynb #train-options-4
 _PRIOR = "normal: N(0, I). Learned: mixture of Gaussians, vamp, flow."
 PriorOption = _option(Prior, _PRIOR)
-_OBJECTIVE = "elbo; iwae, the importance-weighted bound; dreg, it with a quieter gradient."
+_OBJECTIVE = "elbo; iwae, the importance-weighted bound; dreg, the same, quieter."
 ObjectiveOption = _option(Objective, _OBJECTIVE)
 SamplesOption = _option(int, "Latent samples per image and step.")
 _CONDITIONAL = "Tell the model each image's class; then sample --label asks for one."
@@ -672,7 +673,7 @@ def _num_classes(splits):
     labels = torch.cat([part.labels for part in splits])
     low, high = map(int, torch.aminmax(labels))
     if rank_and_world()[1] > 1:
-        raise ValueError("--conditional trains in one process: start it without torchrun")
+        raise ValueError("--conditional trains in one process: leave out torchrun")
     if low < 0 or high == 0 or high >= 1000:
         raise ValueError(
             f"--conditional needs classes, numbered from 0: these are {low} to {high}. "
@@ -727,17 +728,22 @@ def _how(vae, config, kept):
 # %% ../nbs/inside/79_commands.ipynb #train-5
 _AGAIN = "vae-tutorial train --out"
 
+# %% ../nbs/inside/79_commands.ipynb #train-5-b
+def _held_out(splits, config, options):
+    "What to report on; a conditional model's labels go into the options."
+    parts = tuple(splits.validation)
+    if config["conditional"]:
+        options["labels"] = splits.train.labels
+    if not config["validation"]:
+        return None
+    return parts if config["conditional"] else parts[0]
+
 # %% ../nbs/inside/79_commands.ipynb #train-5-a
 def _fit(vae, splits, config, out, how):
     "Train, and say where the last good state is when it ends before its time."
     names = ("epochs", "batch_size", "pixels", "seed")
     options = {name: config[name] for name in names} | {"learning_rate": config["lr"]}
-    parts = tuple(splits.validation)
-    if config["conditional"]:
-        options["labels"] = splits.train.labels
-    held_out = None
-    if config["validation"]:
-        held_out = parts if config["conditional"] else parts[0]
+    held_out = _held_out(splits, config, options)
     safe = f"The last complete epoch is safe in {out / 'checkpoint.safetensors'}"
     try:
         return fit(vae, splits.train.images, held_out, **options, **how)

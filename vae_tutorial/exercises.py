@@ -1862,8 +1862,8 @@ _EXERCISES["bounds.1"] = _Exercise(
     "log of the mean, log 2, less the mean of the logs, ½ log 3.",
     "Both draws are logarithms: of a mean of weights, and the mean of two logarithms.",
     [
-        (2 - 3**0.5, "That is the difference of the weights' means, without logarithms."),
-        (math.log(2), "The mean of the two single draws is not zero: ½ (log 1 + log 3)."),
+        (2 - 3**0.5, "That is the difference without logarithms."),
+        (math.log(2), "The mean of the single draws is not zero."),
         (math.log(3) / 2 - math.log(2), "The sign: the joint draw is the higher one."),
         (math.log(4) - math.log(3) / 2, "Divide the sum of the weights by two."),
     ],
@@ -1918,7 +1918,9 @@ _EXERCISES["convolutional.2"] = _Exercise(
     ],
 )
 
-
+# %% ../nbs/inside/85_exercises.ipynb #convolutional-b
+#| code-fold: true
+#| code-summary: "Solutions: convolutions, a block"
 def _convolved(x, weight):
     return F.conv2d(x.relu(), weight, padding=1)
 
@@ -2008,6 +2010,7 @@ _EXERCISES["outlook.2"] = _Exercise(
     [
         ("decoder", "The decoder removes the noise, and that is what is learned."),
         ("prior", "The prior is fixed in most VAEs; here another part is, too."),
+        ("noise", "The noise is drawn anew; which part adds it?"),
     ],
 )
 

@@ -79,11 +79,10 @@ def fit(
     callback: Callable | None = None,  # Receives each record; may raise to stop
 ) -> list[dict]:  # One record per report: epoch, step, split and mean terms, in nats
     "Maximize an objective by Adam (Kingma & Welling 2014, Algorithm 1)."
-    data, held, prepare = at_the_door(model, images, labels, validation, pixels, seed)
+    data, held, draw = at_the_door(model, images, labels, validation, pixels, seed)
     optimizer = Adam(model.parameters(), lr=learning_rate)
     history = History(len(images), batch_size, epochs, log_every, log, callback)
-    looked_at = named(objective, labels)
-    train = partial(train_epoch, model, looked_at, optimizer, prepare, step)
+    train = partial(train_epoch, model, named(objective, labels), optimizer, draw, step)
     with whole_run(model, checkpoint, seed):
         if checkpoint:
             settings = settings_of(locals())
