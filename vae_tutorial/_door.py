@@ -58,7 +58,7 @@ def _check_labels(model, data, held_out):
         if images is not None and hasattr(model, "num_classes"):
             check_classes(rest[0], model.num_classes, f"{name}labels")
 
-
+# %% ../nbs/inside/76_the_door.ipynb #door-2-moved
 def _moved(data, like):
     "Images on the model's device and in its dtype; labels on its device."
     first, *rest = data
@@ -114,11 +114,12 @@ def _sum(images):
     "Of all values, in double precision, some images at a time."
     return sum(part.sum(dtype=torch.float64).item() for part in images.split(1000))
 
-
+# %% ../nbs/inside/76_the_door.ipynb #door-3-name
 def _name(function):
     "A function's name, with what is fixed of its arguments."
     if isinstance(function, partial):
-        fixed = {n: _name(v) if callable(v) else v for n, v in function.keywords.items()}
+        words = function.keywords.items()
+        fixed = {name: _name(v) if callable(v) else v for name, v in words}
         return f"{_name(function.func)} {function.args} {fixed}"
     return getattr(function, "__name__", type(function).__name__)
 
@@ -168,10 +169,10 @@ def _check_objective(objective, labels):
         )
     if labels is None and name == "labels" and is_needed:
         raise TypeError(
-            f"objective {_name(objective)} needs labels: pass them, fit(..., labels=...)"
+            f"objective {_name(objective)} needs labels: pass fit(..., labels=...)"
         )
 
-
+# %% ../nbs/inside/76_the_door.ipynb #door-4-third
 def _third(objective):
     "What it takes after model and images: its name, or None, and whether it must."
     try:

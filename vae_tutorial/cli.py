@@ -207,6 +207,8 @@ _SETTINGS = {
     "num_samples": (int,),
     "conditional": (bool,),
 }
+
+# %% ../nbs/inside/79_commands.ipynb #settings-newer
 _NEWER = {"prior": "normal", "objective": "elbo", "num_samples": 1}
 _NEWER |= {"conditional": False}
 
@@ -296,13 +298,18 @@ def _check_settings(config):
             f"beta is {config['beta']}: a weighted KL goes with the objective elbo and "
             "one sample; leave it out, or leave out num_samples and the objective"
         )
-    if config["conditional"] and config["prior"] != "normal":
-        raise ValueError(
-            f"--conditional goes with --prior normal, not {config['prior']}: leave one of "
-            "them out"
-        )
+    _check_conditional(config)
     if config["pixels"] not in ("binary", "grey"):
         raise ValueError(f"pixels is {config['pixels']!r}: choose 'binary' or 'grey'")
+
+# %% ../nbs/inside/79_commands.ipynb #settings-conditional
+def _check_conditional(config):
+    "Raise `ValueError` for a prior that a conditional model does not have."
+    if config["conditional"] and config["prior"] != "normal":
+        raise ValueError(
+            "--conditional goes with --prior normal, not "
+            f"{config['prior']}: leave one of them out"
+        )
 
 # %% ../nbs/inside/79_commands.ipynb #resumed
 def _resumed(out, config, asked):
@@ -669,7 +676,7 @@ def _num_classes(splits):
     labels = torch.cat([part.labels for part in splits])
     low, high = map(int, torch.aminmax(labels))
     if rank_and_world()[1] > 1:
-        raise ValueError("--conditional trains in one process: start it without torchrun")
+        raise ValueError("--conditional trains in one process: leave out torchrun")
     if low < 0 or high == 0 or high >= 1000:
         raise ValueError(
             f"--conditional needs classes, numbered from 0: these are {low} to {high}. "
@@ -724,17 +731,22 @@ def _how(vae, config, kept):
 # %% ../nbs/inside/79_commands.ipynb #train-5
 _AGAIN = "vae-tutorial train --out"
 
+# %% ../nbs/inside/79_commands.ipynb #train-5-labels
+def _with_labels(config, splits, options):
+    "The images held out; where the model is told labels, these and the training's."
+    parts = tuple(splits.validation)
+    if config["conditional"]:
+        options["labels"] = splits.train.labels
+    if not config["validation"]:
+        return None
+    return parts if config["conditional"] else parts[0]
+
 # %% ../nbs/inside/79_commands.ipynb #train-5-a
 def _fit(vae, splits, config, out, how):
     "Train, and say where the last good state is when it ends before its time."
     names = ("epochs", "batch_size", "pixels", "seed")
     options = {name: config[name] for name in names} | {"learning_rate": config["lr"]}
-    parts = tuple(splits.validation)
-    if config["conditional"]:
-        options["labels"] = splits.train.labels
-    held_out = None
-    if config["validation"]:
-        held_out = parts if config["conditional"] else parts[0]
+    held_out = _with_labels(config, splits, options)
     safe = f"The last complete epoch is safe in {out / 'checkpoint.safetensors'}"
     try:
         return fit(vae, splits.train.images, held_out, **options, **how)

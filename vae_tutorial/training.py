@@ -82,15 +82,14 @@ def fit(
     data, held, prepare = at_the_door(model, images, labels, validation, pixels, seed)
     optimizer = Adam(model.parameters(), lr=learning_rate)
     history = History(len(images), batch_size, epochs, log_every, log, callback)
-    looked_at = named(objective, labels)
-    train = partial(train_epoch, model, looked_at, optimizer, prepare, step)
+    train = partial(train_epoch, model, named(objective, labels))
     with whole_run(model, checkpoint, seed):
         if checkpoint:
             settings = settings_of(locals())
             history.follow(checkpoint, checkpoint.begin(model, optimizer, settings))
         for epoch in history.epochs_left():
             drawn = tqdm(batches(data, batch_size), **history.bar(epoch))
-            for size, terms in train(drawn):
+            for size, terms in train(optimizer, prepare, step, drawn):
                 history.add(epoch, size, terms)
             if held:
                 history.report(epoch, "validation", mean_terms(model, held, objective))
