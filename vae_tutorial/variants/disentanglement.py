@@ -117,13 +117,13 @@ def joint_information(bins, values):
     apart = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
     return (joint * (joint / apart).log().nan_to_num(0.0, 0.0, 0.0)).sum((1, 2))
 
-
+# %% ../../nbs/beyond/48_disentanglement.ipynb #gap
 @checked
 def mutual_information_gap(
     information: Tensor,  # In nats, shape (num_factors, latent_dim)
     factors: Tensor,  # Whole numbers from 0, shape (n, num_factors)
 ) -> Tensor:  # From 0 to 1 for each factor, shape (num_factors,)
-    "Lead of the best dimension over the second, in entropies (Chen et al. 2018, eq. 6)."
+    "Lead of the best dimension, in entropies (Chen et al. 2018, eq. 6)."
     check_columns_of_numbers("information", information, least=2)
     check_factors(factors)
     best, second = information.topk(2, 1).values.T
