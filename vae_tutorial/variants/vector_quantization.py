@@ -178,7 +178,9 @@ class Codes(Distribution):
         codes = z.expand(logs.shape[:-1]).long()
         return logs.gather(-1, codes[..., None]).sum((-2, -1))
 
-
+# %% ../../nbs/beyond/50_vector_quantization.ipynb #code-prior
+#| code-fold: true
+#| code-summary: "Helper: the average over the labels"
 class CodePrior(nn.Module):
     "p(codes), the average of p(codes | label) over the labels."
 
