@@ -477,6 +477,7 @@ LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why
     "product": "runs in each layer of each step, unchecked for speed",
     "bernoulli_log_prob": "likewise",
     "gradients_by_hand": "likewise: step_by_hand has looked at the model before",
+    "conditional_elbo": "what goes wrong inside the objective that it is given",
 }
 
 

@@ -170,7 +170,9 @@ def check_classes(
     name: str = "labels",  # Of the argument
 ) -> None:
     "Raise unless these are class numbers of the model: one, or one for each image."
-    numbers = torch.tensor(labels) if type(labels) is int else labels
+    most = 2**62  # that a tensor holds
+    is_one = type(labels) is int
+    numbers = torch.tensor(max(-1, min(labels, most))) if is_one else labels
     if not isinstance(numbers, Tensor) or numbers.dtype not in _WHOLE:
         kind = getattr(labels, "dtype", type(labels).__name__)
         raise TypeError(f"{name} is {kind}: pass whole numbers, in a tensor, or one")
