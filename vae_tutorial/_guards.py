@@ -170,17 +170,15 @@ def check_classes(
     name: str = "labels",  # Of the argument
 ) -> None:
     "Raise unless these are class numbers of the model: one, or one for each image."
-    most = 2**62  # that a tensor holds
-    is_one = type(labels) is int
-    numbers = torch.tensor(max(-1, min(labels, most))) if is_one else labels
+    one = max(-1, min(labels, 2**62)) if type(labels) is int else None
+    numbers = labels if one is None else torch.tensor(one)
     if not isinstance(numbers, Tensor) or numbers.dtype not in _WHOLE:
         kind = getattr(labels, "dtype", type(labels).__name__)
         raise TypeError(f"{name} is {kind}: pass whole numbers, in a tensor, or one")
     _check_values(name, numbers)
     if numbers.ndim > 1 or numbers.numel() == 0:
         raise ValueError(
-            f"{name} has shape {tuple(numbers.shape)}: pass one number for each image, "
-            "shape (batch,), or one for all"
+            f"{name} has shape {tuple(numbers.shape)}: pass shape (batch,) or a number"
         )
     low, high = map(int, torch.aminmax(numbers))
     if low < 0 or high >= num_classes:
