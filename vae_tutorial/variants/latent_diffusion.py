@@ -71,6 +71,8 @@ def follow(velocity, z, start, end, num_steps, measured=False):
     return z, met
 
 # %% ../../nbs/beyond/56_latent_diffusion.ipynb #distribution
+#| code-fold: true
+#| code-summary: "Helper: the distribution, its samples and its density"
 class CarriedNoise(Distribution):
     "N(0, I) carried along a velocity field."
 
