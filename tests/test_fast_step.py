@@ -416,7 +416,7 @@ def test_a_vae_put_together_by_hand_is_trained_too():
 def test_the_command_line_takes_autograd_for_them(name, tmp_path):
     "`train` chooses the step by `works_by_hand`."
     model = fresh()
-    config = {"beta": 1.0, "objective": "elbo", "num_samples": 1}
+    config = {"beta": 1.0, "objective": "elbo", "num_samples": 1, "conditional": False}
     how = cli._how(model, config, (tmp_path, False))
     assert isinstance(how.get("step"), types.FunctionType)
     EDITS[name](model)
