@@ -106,6 +106,8 @@ class CarriedNoise(Distribution):
         return DiagonalGaussian(0 * noise, 0 * noise).log_prob(noise) + met - log_scale
 
 # %% ../../nbs/beyond/56_latent_diffusion.ipynb #part
+#| code-fold: true
+#| code-summary: "Helper: labels that there are"
 def known_label(label, num_classes):
     "The label, if whole numbers from 0 to num_classes - 1; else `ValueError`."
     is_whole = not (label.is_floating_point() or label.is_complex())
@@ -116,7 +118,7 @@ def known_label(label, num_classes):
         )
     return label
 
-
+# %% ../../nbs/beyond/56_latent_diffusion.ipynb #part-2
 class LatentFlow(nn.Module):
     "A prior by flow matching: call it, with labels or without, for the distribution."
 
