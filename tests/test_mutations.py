@@ -221,17 +221,23 @@ KNOWN_SURVIVORS = {  # reason by planted error
     ): "shifts the grid by one cell of a smooth integrand: the sum hardly changes",
 }
 RUN = """
-import inspect, sys, test_theory, vae_tutorial
-assert vae_tutorial.__file__.startswith(sys.argv[1])
-for name, check in inspect.getmembers(test_theory, inspect.isfunction):
-    if name.startswith("test_"): check()
+import importlib, inspect, sys, test_theory, vae_tutorial
+folder, module = sys.argv[1:]
+assert vae_tutorial.__file__.startswith(folder)
+names = importlib.import_module("vae_tutorial." + module).__all__
+checks = inspect.getmembers(test_theory, inspect.isfunction)
+checks = [check for name, check in checks if name.startswith("test_")]
+near = {check: inspect.getsource(check) for check in checks}
+near = {check: sum(name in text for name in names) for check, text in near.items()}
+for check in sorted(checks, key=near.get, reverse=True):
+    check()  # those that use the module first: an error shows early
 """
 
 
-def run_checks(folder):
+def run_checks(folder, module="distributions"):
     shutil.copy(ROOT / "tests" / "test_theory.py", folder)
     return subprocess.run(
-        [sys.executable, "-c", RUN, str(folder)],
+        [sys.executable, "-c", RUN, str(folder), module.replace("/", ".")],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -267,7 +273,7 @@ def test_planted_error_is_noticed(module, right, wrong, tmp_path):
         f"{right!r} stands {source.count(right)} times in {module}: adjust the list"
     )
     path.write_text(source.replace(right, wrong))
-    result = run_checks(tmp_path)
+    result = run_checks(tmp_path, module)
     noticed = result.returncode != 0 and (
         "AssertionError" in result.stderr or "Error" in result.stderr
     )

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -158,18 +159,31 @@ def test_notebook_runs_in_a_fresh_kernel(path):
     assert not notebooks.complaints(notebooks.run(path))
 
 
+ALONE = """
+import os, sys, traceback
+import torch  # once for all; each module is imported in a process of its own
+for module in sys.argv[1:]:
+    if os.fork() == 0:
+        try:
+            __import__("vae_tutorial." + module)
+        except BaseException:
+            print(module, traceback.format_exc().replace("\\n", " "), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@cache
+def failures_alone():
+    "By module, what importing nothing but it raises."
+    command = [sys.executable, "-W", "error::SyntaxWarning", "-c", ALONE, *MODULES]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(line.split(" ", 1) for line in result.stdout.splitlines())
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_module_imports_alone(module):
-    subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error::SyntaxWarning",
-            "-c",
-            f"import vae_tutorial.{module}",
-        ],
-        check=True,
-    )
+    assert module not in failures_alone(), failures_alone()[module]
 
 
 def imported_by(module):

@@ -389,7 +389,7 @@ def extreme(seed):
 
 def test_a_likelihood_is_within_its_error_or_says_that_it_does_not_know():
     known = 0
-    for seed in range(40):
+    for seed in range(25):
         model, x = extreme(seed)
         exact = log_likelihood(model, x, "quadrature")
         sampled = log_likelihood(model, x, num_samples=1000)
@@ -403,7 +403,7 @@ def test_a_likelihood_is_within_its_error_or_says_that_it_does_not_know():
         allowed = 5 * sampled.errors.item() + 0.02
         few = sampled.effective_sample_size.item() < 20  # it says that few count
         assert few or sampled.values.item() < truth + allowed, seed
-    assert known >= 25
+    assert known >= 15
 
 
 @pytest.mark.parametrize("width", [1e2, 1e3, 1e5, 1e7])

@@ -41,7 +41,14 @@ def test_wheel_installs_in_an_empty_environment_and_trains(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=True)
     bin = tmp_path / "env" / "bin"
     subprocess.run(
-        [bin / "pip", "install", "--quiet", "--disable-pip-version-check", wheel],
+        [
+            bin / "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--disable-pip-version-check",
+            wheel,
+        ],
         check=True,
     )
     environment = {

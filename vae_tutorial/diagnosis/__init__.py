@@ -16,10 +16,10 @@ from . import probes_picture as picture
 from . import probes_posterior as posterior
 from . import probes_training as training
 from .findings import LEVELS, Diagnosis, Finding, finding
-from .forms import REMEDY, Joined, one_form
+from .forms import REMEDY, one_form, scalar
 from .laws import measure, measure_state
-from .sites import locate
-from .tape import Study, as_found, fresh_weights, tensors
+from .sites import Sites, locate
+from .tape import Study, as_found, forked, fresh_weights, tensors
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-06
 _all_ = ["Diagnosis", "Finding"]
@@ -28,8 +28,10 @@ _all_ = ["Diagnosis", "Finding"]
 _STRUCTURE = (
     picture.probe_pixels,
     picture.probe_range,
+    picture.probe_additive,
     picture.probe_likelihood,
     picture.probe_targets,
+    picture.probe_draws,
     posterior.probe_sampling,
     posterior.probe_heads,
     posterior.probe_sign,
@@ -50,44 +52,52 @@ _STATE = (
     training.probe_units,
     picture.probe_collapse,
 )
+_LAST = (training.probe_modes, training.probe_metric, training.probe_metric_terms)
 _BROKEN_WAY = (picture.probe_pixels, picture.probe_code)
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-08
 def _ask(probes, s):
-    "The findings of some probes; a probe that can't cope is remembered, and said."
+    "The findings of some probes; what fails or comes too late is remembered, and said."
     findings = []
     for probe in probes:
+        if s.late():
+            s.skipped.append(probe.__name__)
+            continue
         try:
             findings += list(probe(s))
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            s.failed.append((probe.__name__, str(error).splitlines()[0]))
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            s.failed.append((probe.__name__, said[:100]))
     return findings
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-09
 _Model = nn.Module | tuple
 
-
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-09p1
 def diagnose(
-    model: _Model,  # Your VAE, trained or not, or a pair (encoder, decoder)
+    model: _Model,  # Your VAE, (encoder, decoder), or (encode, sample, decode)
     batch: Tensor,  # At least 8 images as your training loop passes them
     loss: Callable | None = None,  # What you minimize; None takes the model's own
     *,
     optimizer: torch.optim.Optimizer | None = None,  # Yours: does it know all weights?
     evaluate: Callable | None = None,  # Your test loop: evaluate(model, images)
     beta: float = 1.0,  # The weight of the KL that you mean
+    seconds: float = 8.0,  # After so long no further question is asked
 ) -> Diagnosis:  # Findings, the worst first
     """Say what is wrong with a VAE, by numbers; its source is not read.
 
     `loss` is called as loss(reconstruction, x, mean, log_variance), loss(outputs, x),
-    loss(model, x) or loss(x). The model is left as it was found. Raises `TypeError` or
-    `ValueError` when model or loss can't be called, with what to pass instead."""
+    loss(model, x) or loss(x). A model in parts (encode, sample, decode) needs no search
+    for them. It is left as it was found. Raises `TypeError` or `ValueError` when model
+    or loss can't be called, with what to pass instead."""
     batch = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    _check_settings(beta, evaluate, optimizer)
+    _check_settings(beta, evaluate, optimizer, seconds)
     _check_batch(model, batch)
     asked = dict(optimizer=optimizer, evaluate=evaluate, beta=beta)
     with nan_passes():
         model, objective = _called(getattr(model, "_orig_mod", model), loss, batch)
-        return Diagnosis(sorted(_findings(model, objective, batch, asked), key=_rank))
+        found = _findings(model, objective, batch, asked, seconds)
+        return Diagnosis(sorted(_causes_first(found), key=_rank))
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-10
 def _rank(finding):
@@ -95,26 +105,72 @@ def _rank(finding):
     usual = finding.name in ("untrained", "inactive_units", "not_checked")
     return LEVELS.index(finding.level), usual
 
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-10a
+_STATES = set(
+    """posterior_collapse constant_pictures dead_relus exploding_variance
+    no_active_units not_finite inactive_units untrained train_eval_gap""".split()
+)
+
+
+_CAUSES = {"frozen", "learning_rate", "weight_decay", "not_in_optimizer"}
+
+
+_EXPLAINS = {"not_additive": {"wrong_weight", "kl_formula", "no_kl", "uneven_kl"}}
+
+
+def _causes_first(findings):
+    "What has become wrong follows from what is built wrong, or trained wrong."
+    causes = [f for f in findings if f.level == "error" and f.name not in _STATES]
+    causes += [f for f in findings if f.name in _CAUSES and f not in causes]
+    gone = set().union(*(_EXPLAINS.get(f.name, set()) for f in causes))
+    kept = [f for f in findings if f.name not in gone]
+    return [_explained(f, causes[0]) if causes else f for f in kept]
+
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-10ap1
+def _explained(found, cause):
+    "A finding as a note, if it is a state that another finding explains."
+    if found.name not in _STATES or found.level == "note":
+        return found
+    evidence = f"{found.evidence}; it may follow from {cause.name}"
+    return found._replace(level="note", evidence=evidence)
+
+
+_WITHOUT_EDITS = {"frozen", "unregistered_layers", "input_changed", "stuck_statistics"}
+
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-10b
-def _findings(model, objective, batch, asked):
+def _findings(model, objective, batch, asked, seconds):
     "Ask all probes, each with the weights and in the mode that it wants."
     function = objective or (lambda x: _all_outputs(model, x))
     with as_found(model, True), fresh_weights(model):
-        s, refused = _study(model, function, batch.detach().clone())
+        s, refused = _study(model, function, batch.detach().clone(), seconds)
         if refused is not None:
             return [refused]
-        joined = isinstance(model, Joined)
-        vars(s).update(asked, bare=objective is None, failed=[], joined=joined)
-        s.sites = locate(s)
-        measure(s)
+        vars(s).update(asked, bare=objective is None, failed=[], skipped=[])
+        s.whole = batch.detach().clone()
+        if not _looked_over(s):
+            return list(_coverage(s))
         found = _ask(_BROKEN_WAY if s.unused or s.blind else _STRUCTURE, s)
+        found = [f for f in found if not s.unsteady or f.name in _WITHOUT_EDITS]
     with as_found(model, False), fresh_weights(model):
         late = _ask((training.probe_evaluation,), s)
     with as_found(model, True):
         measure_state(s)
     with as_found(model, False):
         now = _ask(_STATE, s)
-        return found + now + late + _ask((training.probe_metric, _probe_coverage), s)
+        return found + now + late + _ask(_LAST, s) + list(_coverage(s))
+
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-10bp1
+def _looked_over(s):
+    "Whether the parts could be found and measured; if not, why is noted."
+    try:
+        s.sites, s.kl, s.family, s.plain = Sites(), None, None, True
+        s.discrete = False
+        s.sites = locate(s)
+        measure(s)
+        return True
+    except Exception as error:
+        s.failed.append(("the parts", _said(error)))
+        return False
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-11
 def _all_outputs(model, x):
@@ -122,35 +178,42 @@ def _all_outputs(model, x):
     return sum(t.sum() for t in tensors(model(x)) if t.is_floating_point())
 
 
-def _study(model, function, x):
+def _study(model, function, x, seconds):
     "A study of as many images as are quick, and a finding if the loss refuses them."
     try:
-        return Study(model, function, _affordable(Study(model, function, x))), None
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        s = Study(model, function, x, seconds)
+        s.x = _affordable(s)
+        return s, None
+    except Exception as error:
         if isinstance(error, TypeError) and "pass " in str(error):
             raise
         if "between 0 and 1" not in str(error):
             raise ValueError(
-                f"the loss fails on this batch ({error}): {REMEDY}"
+                f"the loss fails on this batch ({_said(error)}): {REMEDY}"
             ) from error
     s = Study(model, function, x)
     return s, _refused(s)
 
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-11p1
+def _said(error):
+    "What an exception says, in one line with its kind."
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
+
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-12
 def _affordable(study):
     "As many of the images as make one evaluation of the loss quick."
-    for num in (64, 32, 16):
-        part = study.x[:num]
-        try:
-            study.run(x=part, strict=True)
-            start = time.perf_counter()
-            study.run(x=part)
-        except (RuntimeError, ValueError, IndexError):
-            study.run(strict=True)
-            return study.x  # a loss that wants no other number of images
-        if time.perf_counter() - start < 0.04:
-            break
-    return part
+    few = study.x[:8]
+    try:
+        study.run(x=few, strict=True)
+        start = time.thread_time()
+        study.run(x=few)
+    except Exception:
+        study.run(strict=True)
+        return study.x  # a loss that wants no other number of images
+    spent = time.thread_time() - start
+    quick = [num for num in (64, 32, 16) if spent * num / len(few) < 0.03]
+    return study.x[: max([8, *quick])]
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-16x
 _NO_LAW = (
@@ -158,17 +221,26 @@ _NO_LAW = (
 )
 
 
-def _probe_coverage(s):
+_NO_KL = "the KL, which is none of a Gaussian to N(0, 1), or stands beside other terms"
+
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-16xp1
+def _coverage(s):
     "What could not be checked."
     found = s.sites.z is not None
+    kl = s.kl
     gone = {
         "the latent sample": not found,
         "the posterior's mean": found and s.sites.mean is None,
         "a loss, to check its terms": s.bare,
         _NO_LAW: not s.bare and found and s.family is None,
+        _NO_KL: kl is not None and (kl.beside or kl.sampled and not kl.square),
+        "the KL of a posterior that is no mean plus independent noise": not s.plain,
+        "parts, since other numbers take another way through the code": s.unsteady,
+        "gradients, since codes are chosen, not computed": s.discrete,
     }
     missing = [text for text, absent in gone.items() if absent]
     missing += [f"{name.removeprefix('probe_')} ({error})" for name, error in s.failed]
+    missing += [f"{name.removeprefix('probe_')} (no time)" for name in s.skipped]
     if missing:
         yield finding("not_checked", missing="; ".join(missing), remedy=REMEDY)
 
@@ -195,8 +267,10 @@ def _breaks(op):
     return all(t.isfinite().all() for t in op.inputs if t.is_floating_point())
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-16
-def _check_settings(beta, evaluate, optimizer):
+def _check_settings(beta, evaluate, optimizer, seconds):
     "Errors that say which setting is no setting."
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise ValueError(f"seconds is {seconds!r}: pass a positive number")
     if not isinstance(beta, (int, float)) or not 0 < beta < math.inf:
         raise ValueError(f"beta is {beta!r}: it must be a positive number")
     if evaluate is not None and not callable(evaluate):
@@ -206,7 +280,7 @@ def _check_settings(beta, evaluate, optimizer):
         kind = type(optimizer).__name__
         raise TypeError(f"optimizer is a {kind}: pass the torch.optim.Optimizer itself")
 
-
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-16p1
 def _check_batch(model, batch):
     "Errors that say what is wrong with a batch, or with a model that was compiled."
     if isinstance(batch, Tensor):
@@ -236,12 +310,15 @@ def _called(model, loss, batch):
     "Model and loss in one form, or an error that says what to pass instead."
     parts = model if isinstance(model, (tuple, list)) else [model]
     whole = nn.ModuleList([part for part in parts if isinstance(part, nn.Module)])
-    with as_found(whole, None), torch.random.fork_rng(devices=[]):
+    with as_found(whole, None), forked(torch.as_tensor(0.0)):
         try:
             x = batch.clone() if isinstance(batch, Tensor) else batch
             return one_form(model, loss, x)
-        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-            if "pass " in str(error):
+        except (Exception, SystemExit) as error:
+            if loss is None and "between 0 and 1" in str(error):
+                return model, lambda x: scalar(model(x))  # which says more of it
+            known = isinstance(error, (TypeError, ValueError))
+            if known and "pass " in str(error) or isinstance(error, ValueError):
                 raise
-            said = f"the model or its loss cannot be called on this batch ({error})"
-            raise TypeError(f"{said}: {REMEDY}") from error
+            said = "the model or its loss cannot be called on this batch"
+            raise TypeError(f"{said} ({_said(error)}): {REMEDY}") from error

@@ -47,6 +47,14 @@ measured: it is smallest where the KL is {nats:.3g} nats above that of a mean of
     and grows with the distance from there
 fix: nothing, if you mean it
 
+other_prior | note | beyond/40_priors
+the KL is that to a normal prior of another width
+measured: it fits a prior of standard deviation {width:.3g}
+fix: nothing, if you mean it; sample with the same width
+"""
+
+# %% ../../nbs/inside/96_findings.ipynb #cell-09q1
+LOSS += """
 kl_sign | error | concepts/03_elbo
 the KL has the wrong sign: training drives the posterior away from the prior
 measured: moving the mean from 0 to 1 changes the loss by {change:+.2f} per dimension;
@@ -112,6 +120,16 @@ the KL weighs {weight:.3g} times what it should: {reason}
 measured: with half of the images the weight of the KL changes by {kl:.2f}, that of
     the reconstruction by {picture:.2f}; both should change alike
 fix: sum both over pixels and dimensions, then average both over the batch
+"""
+
+# %% ../../nbs/inside/96_findings.ipynb #cell-13q1
+LOSS += """
+missing_half:picture | note | beyond/36_likelihoods
+the squared error has no factor 1/2, so the KL weighs half of what it does beside a
+    Gaussian of variance 1
+measured: effective beta {weight:.3f}; it should be {meant:.3g}
+fix: 0.5 * (x - reconstruction)**2; if you mean a variance of 1/2, say
+    diagnose(..., beta=0.5)
 
 missing_half | error | concepts/02_distributions
 the KL counts twice: its factor 1/2 is missing
@@ -171,6 +189,26 @@ the gradient is cut between {where}{consequence}
 measured: autograd's slope is {slope:.3g}, finite differences say {real:.3g}
 fix: no detach, .data, no_grad, numpy or .sample() on the way: use rsample
 
+wrong_gradient:way | error | concepts/04_reparameterization
+the gradient between {where} is not the derivative
+measured: autograd's slope is {slope:.3g}, finite differences say {real:.3g}
+fix: no detach, .data or own backward on a part of the way
+
+wrong_gradient | error | concepts/04_reparameterization
+the gradient that {name} gets is not the derivative: on a part of its ways to the
+    picture it is cut or changed
+measured: autograd's slope is {slope:.3g}, finite differences say {real:.3g}
+fix: no detach, .data or own backward where the same weights are used again
+"""
+
+# %% ../../nbs/inside/96_findings.ipynb #cell-19q1
+LOSS += """
+gradient_cut:outside | error | concepts/04_reparameterization
+the pictures follow the images, but not through PyTorch: something on the way is
+    computed elsewhere, and nothing before it learns
+measured: other images give other pictures, and no call leads from one to the other
+fix: no numpy, .data or torch.tensor(...) on the way
+
 gradient_cut:all | error | build/13_training
 the loss has no gradient at all
 measured: loss.requires_grad is False
@@ -180,7 +218,10 @@ gradient_cut:parameters | error | concepts/04_reparameterization
 the gradient doesn't reach {count} of {total} parameters on which the loss depends
 measured: no gradient for {names}
 fix: no detach, .data or no_grad on the way
+"""
 
+# %% ../../nbs/inside/96_findings.ipynb #cell-19q1q1
+LOSS += """
 unregistered_layers | error | build/11_networks
 layers are not part of the model: model.parameters() doesn't know them
 measured: {count} parameters, of shapes {shapes}
@@ -217,7 +258,10 @@ learning_rate:large | warning | build/13_training
 the learning rate is very large
 measured: it is {rate}
 fix: 1e-3 is usual for Adam
+"""
 
+# %% ../../nbs/inside/96_findings.ipynb #cell-22q1
+LOSS += """
 learning_rate | error | build/13_training
 training with this optimizer diverges
 measured: {steps} steps on this one batch take the loss from {first:.3g} to {last:.3g}
@@ -251,6 +295,14 @@ the loss is not finite
 measured: it is {loss}
 fix: use the log variance and a loss that takes logits; lower the learning rate
 
+not_finite:gradient | error | build/13_training
+the loss is a number, its gradient is not
+measured: NaN or infinity in the gradients of {names}
+fix: no square root, norm or logarithm of what may be exactly 0; add a small number
+"""
+
+# %% ../../nbs/inside/96_findings.ipynb #cell-25q1
+LOSS += """
 exploding_variance | error | concepts/04_reparameterization
 the posterior's variance explodes
 measured: its largest standard deviation is {widest:.3g}; the prior's is 1
@@ -295,6 +347,27 @@ fix: model.eval() before, model.train() after
 
 # %% ../../nbs/inside/96_findings.ipynb #cell-29
 LOSS += """
+random_input | note | build/14_evaluation
+the encoder's input is random in eval mode too, as in a denoising model
+measured: the mean of the same image changes by {change:.3g} from pass to pass
+fix: nothing, if you mean it
+
+train_eval_gap | error | build/14_evaluation
+the same images cost something else in eval mode: running statistics are not those of
+    the data
+measured: a loss of {train:.4g} in training mode, {test:.4g} in eval mode
+fix: momentum 0.1 in batch normalization, batches of 32 and more; or layer or group
+    normalization
+
+train_eval_gap:statistics | error | build/14_evaluation
+running statistics of normalization layers keep the last batch only, so eval mode
+    normalizes by one batch
+measured: {names} forget what they were before a pass
+fix: leave momentum at 0.1
+"""
+
+# %% ../../nbs/inside/96_findings.ipynb #cell-29q1
+LOSS += """
 batch_mixing | error | build/11_networks
 images of a batch influence one another in eval mode
 measured: the {what} of an image changes by {percent:.3g} % with the company it is in
@@ -321,6 +394,11 @@ the test loop's number depends on how many images there are
 measured: {many:.3g} for 1600 copies of an image, {some:.3g} for 320; they should be
     equal
 fix: add up sums over images, and divide once by the number of images
+
+metric_without_kl | warning | build/14_evaluation
+the test loop leaves the KL out: its number is no bound
+measured: other widths of the posterior leave it at {first:.6g}, {moved:.6g}
+fix: return reconstruction loss + KL, or say that it is a reconstruction error
 
 not_checked | note | limits/28_diagnosis
 not everything could be checked

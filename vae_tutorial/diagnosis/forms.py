@@ -43,42 +43,57 @@ def kind(name):
 
 # %% ../../nbs/inside/94_forms.ipynb #cell-10
 class Joined(nn.Module):
-    "An encoder and a decoder as one model: reconstruction, mean, second output."
+    "A model of parts: encode, sample (or None) and decode, and where each result is."
 
-    def __init__(self, encoder, decoder, owner=None):
+    def __init__(self, encode, sample, decode, owner=None):
         super().__init__()
-        owners = [owner] if owner is not None else map(_owner, (encoder, decoder))
-        modules = [part for part in dict.fromkeys(owners) if _is_module(part)]
-        self.parts = nn.ModuleList(modules)
-        self.encode, self.decode = encoder, decoder
+        parts = [owner] if owner is not None else [encode, sample, decode]
+        owners = dict.fromkeys(module for part in parts for module in _owners(part))
+        self.parts, self.marks = nn.ModuleList(owners), {}
+        self.encode, self.sample, self.decode = encode, sample, decode
 
     def forward(self, x):
-        mean, second, z = _code(self.encode(x))
+        mean, second, z = _code(self.encode(x), self.sample is not None)
+        if z is None:
+            mean, second = self.mark(mean=mean, second=second)
+            z = (self.sample or _usual_sample)(mean, second)
+            z = self.mark(z=z)[0]
         image = self.decode(z)
         image = image.mean if isinstance(image, Distribution) else image
+        if self.marks:
+            image = self.mark(reconstruction=image)[0]
         return image, mean, second
 
+    def mark(self, **values):
+        "Copies of values, whose places on the tape are known from now on."
+        copies = {name: value.clone() for name, value in values.items()}
+        self.marks |= copies
+        return list(copies.values())
 
-def _is_module(part):
-    return isinstance(part, nn.Module)
-
-
-def _owner(part):
-    "The module that a part is, or a method of which it is."
-    return part if _is_module(part) else getattr(part, "__self__", None)
+# %% ../../nbs/inside/94_forms.ipynb #cell-10p1
+def _owners(part):
+    "The modules that a part is, belongs to as a method, or uses as a function."
+    values = [part, getattr(part, "__self__", None)]
+    if inspect.isfunction(part):
+        used = inspect.getclosurevars(part)
+        values += [*used.nonlocals.values(), *used.globals.values()]
+    return [value for value in values if isinstance(value, nn.Module)]
 
 # %% ../../nbs/inside/94_forms.ipynb #cell-11
-def _code(code):
-    "Mean, second output and sample, from what an encoder gave."
+def _code(code, own_sample):
+    "Mean, second output and sample, if it is there, from what an encoder gave."
     if isinstance(code, Distribution):
-        return code.mean, code.stddev, code.rsample()
+        return code.mean, code.stddev, None if own_sample else code.rsample()
     code = tensors(code)
     if len(code) == 1:
         code = code[0].chunk(2, dim=1)
     mean, second = code[:2]
-    if len(code) > 2:
-        return mean, second, code[2]
-    return mean, second, mean + torch.exp(0.5 * second) * torch.randn_like(mean)
+    return mean, second, code[2] if len(code) > 2 and not own_sample else None
+
+
+def _usual_sample(mean, log_variance):
+    "A draw from the Gaussian, as most encoders mean it."
+    return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
 # %% ../../nbs/inside/94_forms.ipynb #cell-13
 def _named(out):
@@ -91,7 +106,7 @@ def _named(out):
         return list(vars(out).items())
     return []
 
-
+# %% ../../nbs/inside/94_forms.ipynb #cell-13p1
 def find_parts(model, x):
     "Function from what the model's forward returns to its parts by name."
     with torch.no_grad(), forked(x):
@@ -179,13 +194,13 @@ def one_form(model, loss, x):
 # %% ../../nbs/inside/94_forms.ipynb #cell-19
 def _checked(model, loss, x):
     "The model as a module; errors say what to pass instead."
-    pair = isinstance(model, (tuple, list)) and len(model) == 2
-    if pair and all(map(callable, model)):
-        model = Joined(*model)
+    parts = isinstance(model, (tuple, list)) and len(model) in (2, 3)
+    if parts and all(map(callable, model)):
+        model = Joined(model[0], model[1] if len(model) == 3 else None, model[-1])
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model is a {type(model).__name__}: pass a torch.nn.Module, "
-            "or a pair (encoder, decoder)"
+            "a pair (encoder, decoder), or (encode, sample, decode)"
         )
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 8:
         raise ValueError(
@@ -225,7 +240,7 @@ def _simple_form(model, loss, names, x):
     if len(names) != 2 or {"outputs", "reconstruction"} & set(kinds):
         return None, None
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), forked(x):
             scalar(loss(model, x))
     except Exception as error:
         return None, error  # perhaps it wants something else; if not, say this
@@ -247,7 +262,7 @@ def _without_forward(model, loss, x):
         distributions = isinstance(encode(x), Distribution)
     if loss is None and distributions:
         return model, lambda x: -elbo(model, x).elbo.mean()
-    return Joined(encode, decode, model), None
+    return Joined(encode, None, decode, model), None
 
 
 def _first(model, *names):

@@ -15,22 +15,36 @@ from .tape import fresh_weights
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-06
 def probe_sampling(s):
     "Is z drawn from N(mean, std), afresh for each image and dimension?"
-    if s.imageless:
+    if s.imageless and _pictures_follow(s):
+        yield finding("gradient_cut:outside")
+    elif s.imageless:
         yield finding("decoder_ignores_z:image")
-    elif s.foreign and s.sites.noise is None:
+    elif s.foreign and s.sites.noise is None and not s.discrete:
         yield finding("same_noise:returned")
-    elif s.foreign:
+    elif s.foreign and s.plain:
         yield finding("wrong_sample")
     elif s.sites.mean is not None and s.sites.noise is None:
         yield from _without_noise(s)
-    elif s.sites.mean is not None:
+    elif s.sites.mean is not None and s.plain:
         yield from _noise(s)
+
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-06p1
+def _pictures_follow(s):
+    "Whether what forward returns as a picture changes with the images all the same."
+    def pictures(x):
+        returned = s.run(x=x).returned
+        return [t for t in returned if t.numel() == x.numel()]
+
+    pairs = zip(pictures(s.x), pictures(s.x.roll(1, 0)))
+    return any(not torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
 def _without_noise(s):
     "A mean and no noise: is nothing drawn?"
-    if s.joined or s.bare and len(s.run().returned) < 2:
+    if s.discrete or s.bare and len(s.run().returned) < 2:
         return
+    if not s.bare and not (s.kl and s.sites.second is not None and s.kl.reads):
+        return  # no KL with a width: an autoencoder, say
     if torch.equal(s.value(s.sites, "z", seed=1), s.value(s.sites, "z", seed=2)):
         yield finding("no_sampling")
 
@@ -43,7 +57,7 @@ def _draws(s):
         return torch.stack(draws)
 
     z, mean = passes(), passes(noise=0.0)
-    std = passes(noise=1.0) - mean
+    std = (passes(noise=1.0) - mean) * s.noise_scale
     wide = std.where(std.abs() > 1e-12, torch.full_like(std, math.nan))
     unit = (z - mean) / wide
     if unit.isfinite().any():
@@ -56,6 +70,9 @@ def _noise(s):
     z, unit = _draws(s)
     if not unit.numel() or not unit.isfinite().all():
         return
+    if few := _fewer_draws(s):
+        yield finding(few[0], **few[1])
+        return
     across = unit.var(1).mean().item()
     if (z[0] - z[1]).abs().max() < 1e-7:
         yield finding("same_noise")
@@ -63,10 +80,27 @@ def _noise(s):
         yield finding("shared_noise:images", across=across)
     elif unit.shape[2] > 1 and unit.var(2).mean() < 0.01:
         yield finding("shared_noise:dimensions")
-    else:
+    elif _is_gaussian(s):
         yield from _moments(unit)
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-08b
+def _fewer_draws(s):
+    "Fewer numbers than z has: then images or dimensions share them."
+    ops, rows = s.run().ops, len(s.x)
+    noise, z = ops[s.sites.noise].output, ops[s.sites.z].output
+    joined = (s.sites.noise, s.sites.noise) in s.flow.meetings
+    if joined or s.copies > 1 or noise.numel() >= z.numel() or not _is_gaussian(s):
+        return None
+    if noise.shape[:1] != (rows,):
+        return "shared_noise:images", dict(across=0.0)
+    return "shared_noise:dimensions", {}
+
+
+def _is_gaussian(s):
+    "Whether the loss takes the posterior for a Gaussian; unknown without a loss."
+    return s.kl is None or bool(s.kl.reads) or s.kl.error < 0.03
+
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-08bp1
 def _moments(unit):
     "Mean, variance and kurtosis must be 0, 1 and 3, as far as so many draws can say."
     count, average, spread = unit.numel(), unit.mean().item(), unit.var().item()
@@ -76,27 +110,38 @@ def _moments(unit):
     off_tails = abs(kurtosis - 3) > 6 * (24 / count) ** 0.5 + 0.3
     if off_mean or off_variance or off_tails:
         said = dict(average=average, spread=spread, kurtosis=kurtosis)
-        yield finding("wrong_noise", **said)
+        name = "wrong_noise" if off_mean or off_variance else "other_noise"
+        yield finding(name, **said)
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-10
 def probe_heads(s):
     "Are the two outputs two, are both used, can they take all values they need?"
     if s.sites.mean is None:
         return
-    if s.sites.noise is not None:
+    fixed = []
+    if s.sites.noise is not None and s.plain:
         ignored = s.sites.second is None and s.silent_second is not None
-        yield from [finding("width_unused")] if ignored else _fixed_width(s)
+        fixed = [finding("width_unused")] if ignored else list(_fixed_width(s))
+    if s.discrete or _no_posterior(s) or not _is_gaussian(s):
+        yield from fixed
+        return
+    yield from _driven_heads(s, fixed)
+
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-10p1
+def _driven_heads(s, fixed):
+    "The two outputs under large random weights."
     means, ends = _driven(s)
     low, high = means.min().item(), means.max().item()
     narrow = low > -1e-6 or max(-low, high) < 1 + 1e-4
     if means.isfinite().all() and high > low and narrow:
         yield finding("limited_mean", low=low, high=high)
-    if s.sites.second is None:
-        return
-    widths = _free_widths(s, ends)
+    widths = _free_widths(s, ends) if s.sites.second is not None else None
     if widths and s.sites.noise is not None:
         yield finding("limited_width", low=min(widths), high=max(widths))
-    yield from _same_head(s)
+    else:
+        yield from fixed
+    if s.sites.second is not None:
+        yield from _same_head(s)
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-11
 def _fixed_width(s):
@@ -108,7 +153,7 @@ def _fixed_width(s):
         level = "note" if _learns_width(s) else "warning"
         yield finding("fixed_width", level, std=std[0, 0].item())
 
-
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-11p1
 def _learns_width(s):
     "Whether a parameter moves z's width."
 
@@ -132,6 +177,8 @@ def _driven(s):
     quiet = {"noise": 0.0} if s.sites.noise is not None else {}
     means, ends = [], []
     for seed in range(12):
+        if s.late():
+            break
         with fresh_weights(s.model, seed, gain=30.0):
             means.append(s.value(s.sites, "mean", x=x, **quiet))
             if s.sites.second is not None and s.sites.noise is not None:
@@ -146,12 +193,21 @@ def _free_widths(s, ends):
     "The widths between which the posterior's stays, if it can't go towards 0."
     widths = [s.std(s.sites, value) for value in (-8.0, -4.0, 0.0, 4.0)]
     widths = [std for std in widths if math.isfinite(std)]
-    if ends is not None and ends.isfinite().all() and ends.max() < 2 * ends.min():
-        if (ends - ends[:, :1]).abs().max() > 1e-3 * ends.max():
-            return [ends.min().item(), ends.max().item()]
+    known = ends is not None and ends.isfinite().all()
+    tight = known and (_lowest(ends) > 0.2 or -_lowest(-ends) < 0.9)
+    if tight and (ends - ends[:, :1]).abs().max() > 1e-3 * ends.max():
+        return [ends.min().item(), ends.max().item()]
+    if len(widths) == 4 and max(widths) < 1.01 * widths[2] and widths[0] < 0.5:
+        return widths  # it can't be wider than that
     return widths if len(widths) == 4 and min(widths) > 0.7 else None
 
 
+def _lowest(values):
+    "The value below which two percent lie."
+    values = values.flatten()
+    return values.kthvalue(max(1, round(0.02 * len(values)))).values
+
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-13p1
 def _same_head(s):
     "Do mean and second output share outputs of one layer?"
     run, num = s.run(), len(s.x)
@@ -174,7 +230,7 @@ def probe_sign(s):
 def probe_kl(s):
     "Does the rest of the loss follow the KL of the posterior that is sampled from?"
     kl = s.kl
-    if kl is None or s.sites.mean is None:
+    if kl is None or s.sites.mean is None or _no_posterior(s):
         return
     scale = abs(s.family.weight) if s.family else 1.0
     if all(abs(value) < 1e-6 * scale for m, std, value, right in kl.rows):
@@ -182,9 +238,20 @@ def probe_kl(s):
         return
     if kl.weight < 0 and s.family is not None and s.family.weight < 0:
         return  # the ELBO itself, which the sign has said
+    if kl.of_kl and not kl.free and not kl.held and not kl.sampled:
+        kl = kl._replace(held=1e-9)
+    if kl.sampled and not kl.square or kl.beside:
+        if (own := own_parameters(s)) and not kl.beside:
+            yield finding("learned_prior", names=listed(own, 3))
+        return  # another law, or terms beside the KL: not checked, which is said
     found = _known_form(s, kl) or _wrong_form(s, kl, max(0.03, s.kl_noise))
     if found is not None:
         yield found
+
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-15c
+def _no_posterior(s):
+    "Neither noise nor a width: an autoencoder, whose code has no distribution."
+    return s.sites.noise is None and (s.sites.second is None or s.discrete)
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-16
 def _known_form(s, kl):
@@ -197,7 +264,7 @@ def _known_form(s, kl):
     if kl.weight < 0 and all(product < 0 for product in rows) and kl.bowl < 0.5:
         return finding("kl_sign", change=kl.rows[0][2] / abs(kl.weight))
 
-
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-16p1
 def _wrong_form(s, kl, tolerance):
     "What else the term may be, if it is not the KL of this posterior."
     if kl.error > tolerance and s.swapped:
@@ -207,6 +274,9 @@ def _wrong_form(s, kl, tolerance):
     if kl.uneven > tolerance and kl.bowl < tolerance:
         most, least = 1 + kl.uneven, max(0.0, 1 - kl.uneven)
         return finding("uneven_kl", most=most, least=least)
+    odd_prior = not any(abs(kl.prior / slip - 1) < 0.03 for slip in (0.5, 1.0, 2.0))
+    if kl.error > tolerance and odd_prior:
+        return finding("other_prior", width=kl.prior**0.5)
     if kl.error > tolerance:
         return _mismatch(kl, tolerance)
 
@@ -246,7 +316,7 @@ def own_parameters(s):
     pairs = zip(named, slopes(0.0), slopes(1.0))
     return [name for (name, _), a, b in pairs if _unlike(a, b)]
 
-
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-19p1
 def _unlike(a, b):
     "Whether two gradients differ."
     if a is None or b is None:
@@ -264,6 +334,8 @@ def probe_weight(s):
     low, high = (0.8, 1.25) if bernoulli else (1e-4, 10.0)
     if s.half_family is not None and s.half_kl and _halves_differ(s):
         yield _by_halves(s, weight)
+    elif s.family.name == "squared error" and _is_half(s, weight):
+        yield finding("missing_half:picture", weight=weight, meant=s.beta)
     elif low <= weight <= high:
         return
     elif bernoulli and abs(weight - 2) < 0.04:
@@ -275,15 +347,26 @@ def probe_weight(s):
 def _weighable(s):
     "Whether both terms are what they should be, up to a factor."
     kl, family = s.kl, s.family
-    if kl is None or family is None or s.sites.mean is None:
+    if kl is None or family is None or s.sites.mean is None or _no_posterior(s):
+        return False
+    if kl.beside or kl.of_kl or kl.sampled and not kl.square:
         return False
     if kl.weight <= 0 or family.weight <= 0:
         return False
+    if s.counted is not None and not s.counted.all():
+        return False  # some pixels don't count, as with a mask: no weight to compare
     if kl.reads is None and kl.error > max(0.03, s.kl_noise):
         return False
     return family.name != "half of the cross-entropy"
 
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-22p1x
+def _is_half(s, weight):
+    "Whether both terms are plain sums, and the squared error has no factor 1/2."
+    sizes = (1, len(s.x))
+    plain = any(abs(s.family.weight * size / 2 - 1) < 0.01 for size in sizes)
+    return plain and abs(weight / 0.5 - 1) < 0.01
 
+# %% ../../nbs/inside/98_probes_posterior.ipynb #cell-22p1
 def _halves_differ(s):
     "With half of the images a sum keeps its weight, a mean doubles it."
     return abs(_picture_change(s) - s.half_kl / s.kl.weight) > 0.5
@@ -361,8 +444,12 @@ def probe_divisor(s):
     "Does the loss divide by the number of images it got, or by a fixed number?"
     if s.family is None or s.half_family is None:
         return
-    full, batch = s.family.weight, len(s.x)
-    alike = abs(_picture_change(s) - 1) < 0.02
-    sizes = (batch, batch * s.x[0].numel())
-    if alike and any(abs(full * size - 1) < 0.02 for size in sizes):
-        yield finding("fixed_divisor", batch=batch)
+    pixels = s.x[0].numel()
+    if abs(_picture_change(s) - 1) > 0.02 or not s.family.weight > 0:
+        return
+    for factor in (1.0, 2.0, pixels, pixels / 2):
+        divisor = 1 / (s.family.weight * factor)
+        whole = abs(divisor / max(round(divisor), 1) - 1) < 1e-4
+        if whole and divisor > 7 and round(divisor) != pixels:
+            yield finding("fixed_divisor", batch=round(divisor))
+            return

@@ -4,38 +4,140 @@
 
 # %% auto #0
 __all__ = ['probe_gradients', 'probe_optimizer', 'probe_steps', 'probe_weights', 'probe_units', 'probe_statistics',
-           'probe_evaluation', 'probe_metric']
+           'probe_evaluation', 'probe_modes', 'probe_metric', 'probe_metric_terms']
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-03
 import inspect
 import math
 import time
+from contextlib import contextmanager
 import torch
 from torch import nn
 from .findings import finding, listed
 from .laws import best_guess
-from .sites import locate
-from .tape import Quiet, Study, as_found, differ, fresh_weights
+from .sites import ancestors, drawn_beside, locate
+from .tape import Quiet, Study, as_found, differ
+from .tape import forked, fresh_weights, precision
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-06
 def probe_gradients(s):
     "Does the gradient say what finite differences say, all along the way?"
+    if s.discrete:
+        return  # a choice has no derivative: straight-through gradients are meant
+    with _without_iterations(s.model), precision(s, torch.float64):
+        exact = bool(s.run().loss.isfinite())
+        found = _compared(s) if exact else []
+    found = found if exact else _compared(s)
+    yield from found
+    run = s.run(grad=True)
+    if strangers := _strangers(s, run):
+        shapes = ", ".join(map(str, strangers[:3]))
+        yield finding("unregistered_layers", count=len(strangers), shapes=shapes)
+    if found:
+        return
+    if not run.loss.requires_grad:
+        yield finding("gradient_cut:all")
+        return
+    yield from _unheard(s, run, torch.Generator().manual_seed(3))
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-06p1
+@contextmanager
+def _without_iterations(model):
+    "Spectral norms keep their estimate for a while: each pass would improve it."
+    norms = [
+        m
+        for m in model.modules()
+        for kind in map(type, (m, *m._forward_pre_hooks.values()))
+        if "SpectralNorm" in kind.__name__
+    ]
+    modes = [m.training for m in norms]
+    for m in norms:
+        m.training = False
+    yield
+    for m, mode in zip(norms, modes):
+        m.training = mode
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-06p1p1
+def _compared(s):
+    "The first part of the way where the two disagree, as a finding; else none."
     generator = torch.Generator().manual_seed(3)
     for where, (slope, real, noise) in _ways(s, generator):
         off = abs(slope - real) > 0.25 * abs(real) + 20 * noise
         if off and abs(real) > 20 * noise + 1e-9:
             lost = ": nothing before it learns from it" if slope == 0 else ""
             said = dict(where=where, consequence=lost, slope=slope, real=real)
-            yield finding("gradient_cut:way", **said)
-            return
-    run = s.run(grad=True)
-    if strangers := _strangers(s, run):
-        shapes = ", ".join(map(str, strangers[:3]))
-        yield finding("unregistered_layers", count=len(strangers), shapes=shapes)
-    if not run.loss.requires_grad:
-        yield finding("gradient_cut:all")
-        return
-    yield from _unheard(s, run, generator)
+            wrong = slope != 0
+            name = "wrong_gradient:way" if wrong else "gradient_cut:way"
+            return [finding(name, **said)]
+        if s.late():
+            break
+    return _weights_compared(s, generator) if s.x.dtype == torch.float64 else []
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-06b
+def _weights_compared(s, generator):
+    "Weights whose gradient of the picture is another number than its change."
+    if s.sites.reconstruction is None:
+        return []
+    held = s.edits(s.sites, noise=0.5)
+    run = s.run(held, grad=True)
+    picture = run.ops[s.sites.reconstruction].output
+    if not picture.requires_grad:
+        return []
+    weigh = torch.randn(picture.shape, generator=generator).to(picture)
+    known = _with_slopes(s, (picture * weigh).sum())
+
+    def total():
+        run = s.run(held, grad=True)  # as autograd's: another mode, other kernels
+        return (run.ops[s.sites.reconstruction].output * weigh).sum().item()
+
+    wrong = _disagreeing(s, total, known, generator)
+    said = dict(zip(("name", "slope", "real"), wrong or ()))
+    return [finding("wrong_gradient", **said)] if wrong else []
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-06bp1
+def _with_slopes(s, total):
+    "Names, weights and their gradients, where those are more than rounding."
+    named = [(n, p) for n, p in s.model.named_parameters() if p.requires_grad]
+    slopes = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
+    known = [(n, p, g) for (n, p), g in zip(named, slopes) if g is not None]
+    largest = max((g.norm() for _, _, g in known), default=0.0)
+    return [row for row in known if row[2].norm() > 1e-6 * largest]
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-06c
+def _disagreeing(s, total, known, generator):
+    "The weight for which slope and change differ, found by halving; or None."
+    if not known or s.late():
+        return None
+    steps = [_random_step(g, generator) for _, _, g in known]
+    slope = sum((g * step).sum().item() for (_, _, g), step in zip(known, steps))
+    real, again = (_change(total, known, steps, size) for size in (1e-5, 3e-5))
+    off = abs(real - slope)
+    if off < 1e-2 * len(known) ** 0.5 or off < 10 * abs(real - again):
+        return None  # they agree; or the changes themselves can't be measured so well
+    if len(known) == 1:
+        norm = known[0][2].norm().item()
+        return known[0][0], slope * norm, real * norm
+    half = len(known) // 2
+    first = _disagreeing(s, total, known[:half], generator)
+    return first or _disagreeing(s, total, known[half:], generator)
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-06cp1x
+def _random_step(g, generator):
+    "A random direction, leaning towards the gradient, of a size that matters."
+    return (torch.randn(g.shape, generator=generator).to(g) + g / g.norm()) / g.norm()
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-06cp1
+def _change(total, known, steps, size):
+    "By central differences, how fast a number changes along steps of the weights."
+    values = []
+    for sign in (1, -1):
+        kept = [p.data for _, p, _ in known]
+        for (_, p, _), step in zip(known, steps):
+            p.data = p.data + sign * size * step
+        values.append(total())
+        for (_, p, _), value in zip(known, kept):
+            p.data = value
+    return (values[0] - values[1]) / (2 * size)
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-07
 def _ways(s, generator):
@@ -47,7 +149,7 @@ def _ways(s, generator):
 def _half_noise(s):
     return {"noise": 0.5} if s.sites.noise is not None else {}
 
-
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-07p1
 def _ways_of_the_picture(s):
     "From the posterior to the picture, and from there to the loss."
     sites, picture = s.sites, "the decoder's image"
@@ -70,7 +172,7 @@ def _ways_of_the_kl(s):
     "From the posterior to the KL, with a picture that fits the image."
     if s.sites.mean is None or s.kl is None or abs(s.kl.weight) <= 1e-9:
         return
-    held = {"away": True} | _half_noise(s)
+    held = {"away": True, "average": True}
     if s.sites.reconstruction is not None:
         held["reconstruction"] = best_guess(s)
     yield "the KL and the posterior's mean", "mean", _loss_of, held
@@ -82,24 +184,35 @@ def _loss_of(run):
     return run.loss
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-08b
-def _slopes(s, generator, name, target, away=False, **fixed):
+def _slopes(s, generator, name, target, away=False, average=False, **fixed):
     "Autograd's slope, that of finite differences, and the rounding error of those."
     start = s.value(s.sites, name, **fixed).reshape(-1)
-    direction, step = torch.randn(start.shape, generator=generator).to(start), 1e-2
+    direction = torch.randn(start.shape, generator=generator).to(start)
+    step = 1e-5 if start.dtype == torch.float64 else 1e-2
     if away:
         start = torch.ones_like(start) + 0.1 * direction
         direction = torch.ones_like(start)
 
-    def at(values, **more):
-        return target(s.run(s.edits(s.sites, **{name: values}, **fixed), **more))
+    def at(values):
+        return _averaged(s, target, fixed | {name: values}, average)
 
     up, down = at(start + step * direction), at(start - step * direction)
     change = up - down
     leaf = start.clone().requires_grad_()
-    value = (at(leaf, grad=True) * change.sign()).sum()  # so that none cancel
+    value = (at(leaf) * change.detach().sign()).sum()  # so that none cancel
     slope = _directional(value, leaf, direction)
     real = change.abs().sum().item() / (2 * step)
-    return slope, real, 4e-7 * up.abs().sum().item() / step
+    tiny = max(2 * torch.finfo(up.dtype).eps, 1e-12)
+    return slope, real, tiny * up.abs().sum().item() / step
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-08bp1
+def _averaged(s, target, held, average):
+    "What is looked at, with these values; the KL's part over noise of 1 and -1."
+    runs = [held]
+    if average and s.sites.noise is not None:
+        runs = [held | {"noise": noise} for noise in (1.0, -1.0)]
+    totals = [target(s.run(s.edits(s.sites, **one), grad=True)) for one in runs]
+    return sum(totals) / len(totals)
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-09
 def _directional(value, leaf, direction):
@@ -113,7 +226,11 @@ def _directional(value, leaf, direction):
 def _strangers(s, run):
     "Shapes of parameters that are used, though the model doesn't know them."
     known = {id(p) for p in s.model.parameters()}
-    inputs = [t for op in run.ops for t in op.inputs if isinstance(t, nn.Parameter)]
+    last = s.sites.reconstruction if s.sites.reconstruction is not None else s.sites.z
+    way = ancestors(s.flow, last) if last is not None else range(len(run.ops))
+    ops = [op for i, op in enumerate(run.ops) if i in way]
+    inputs = [t for op in ops for t in op.inputs if isinstance(t, nn.Parameter)]
+    inputs = [t for t in inputs if t.requires_grad]
     return list({id(t): tuple(t.shape) for t in inputs if id(t) not in known}.values())
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-11
@@ -247,6 +364,27 @@ def probe_weights(s):
         yield finding("exploding_variance", widest=widest)
     elif s.actual_loss is not None and not math.isfinite(s.actual_loss):
         yield finding("not_finite", loss=s.actual_loss)
+    elif (total := _of_all_images(s)).isinf():
+        yield finding("not_finite", loss=total.item())
+    elif names := _without_gradient(s):
+        yield finding("not_finite:gradient", names=", ".join(names[:3]))
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-19p1
+def _of_all_images(s):
+    "The loss of the whole batch, which may overflow where that of a part doesn't."
+    whole = len(s.whole) > len(s.x)
+    return s.run(x=s.whole).loss if whole else torch.tensor(0.0)
+
+
+def _without_gradient(s):
+    "Weights whose gradient is NaN or infinite where the loss is a number."
+    run = s.run(grad=True)
+    named = [(n, p) for n, p in s.model.named_parameters() if p.requires_grad]
+    if not named or not run.loss.requires_grad:
+        return []
+    slopes = torch.autograd.grad(run.loss, [p for _, p in named], allow_unused=True)
+    pairs = zip(named, slopes)
+    return [n for (n, _), g in pairs if g is not None and not g.isfinite().all()]
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-20
 _CUTTING = ("relu", "relu_", "clamp_min", "relu6")
@@ -270,13 +408,10 @@ def probe_units(s):
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-21
 def probe_statistics(s):
     "Do the running statistics of normalization layers follow the batches?"
-    norms = [
-        (name, layer)
-        for name, layer in s.model.named_modules()
-        if isinstance(layer, nn.modules.batchnorm._NormBase)
-        and layer.training
-        and layer.track_running_stats
-    ]
+    if idle := _never_moved(s):
+        yield finding("stuck_statistics", names=", ".join(idle[:3]))
+        return
+    norms = _norms(s)
     before = [(n.num_batches_tracked.item(), n.running_mean.clone()) for _, n in norms]
     s.run(x=s.x.max() + s.x.min() - s.x)  # other images: these may have settled
     stuck = [
@@ -287,32 +422,76 @@ def probe_statistics(s):
     ]
     if stuck:
         yield finding("stuck_statistics", names=", ".join(stuck[:3]))
+    elif norms and (forgetful := _forgetful(s, norms)):
+        yield finding("train_eval_gap:statistics", names=", ".join(forgetful[:3]))
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-21p1
+def _never_moved(s):
+    "Layers that a pass in training mode put into eval mode, with statistics as made."
+    kind = nn.modules.batchnorm._NormBase
+    named = s.model.named_modules()
+    norms = [(n, m) for n, m in named if isinstance(m, kind) and m.track_running_stats]
+    s.model.train()
+    s.run()
+    return [
+        name
+        for name, layer in norms
+        if not layer.training and not layer.running_mean.any()
+    ]
+
+
+def _norms(s):
+    "Names and layers that keep running statistics, and move them now."
+    named = s.model.named_modules()
+    kind = nn.modules.batchnorm._NormBase
+    norms = [(name, layer) for name, layer in named if isinstance(layer, kind)]
+    return [row for row in norms if row[1].training and row[1].track_running_stats]
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-21p1p1
+def _forgetful(s, norms):
+    "Layers whose running mean after a pass doesn't depend on what it was before."
+    after = []
+    for start in (0.0, 1.0):
+        for _, layer in norms:
+            layer.running_mean.fill_(start)
+        s.run()
+        after.append([layer.running_mean.clone() for _, layer in norms])
+    pairs = zip(norms, *after)
+    return [name for (name, _), a, b in pairs if torch.allclose(a, b, atol=1e-6)]
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-23
 def probe_evaluation(s):
     "In eval mode, what is still random, and do images influence one another?"
-    e = Study(s.model, s.objective, s.x)
-    e.sites, x = locate(e), s.x
-    if e.sites.z is None:
+    e, x = _evaluating(s), s.x
+    if e.sites.z is None or e.discrete and e.sites.mean is None:
         return
-    if s.sites.reconstruction is not None and e.candidates:
-        e.sites = e.sites._replace(reconstruction=e.candidates[0])
     low, high = x.min(), x.max()
     binary = (x > (low + high) / 2).to(x) * (high - low) + low
+    if not e.plain or not s.plain:
+        return  # noise that can't be held
     quiet = {"noise": 0.0} if e.sites.noise is not None else {}
     yield from _still_random(e, binary, quiet)
     moved = _company(e, binary, quiet)
     if max(moved.values()) > 1e-3:
         what = max(moved, key=moved.get)
         yield finding("batch_mixing", what=what, percent=100 * max(moved.values()))
-    if e.given and e.sites.noise is not None:
+    if e.given and e.sites.noise is not None and not s.marks:
         yield finding("sampling_in_eval")
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-24
+def _evaluating(s):
+    "A study of the model in eval mode, and its sites."
+    e = s.evaluating = Study(s.model, s.objective, s.x)
+    e.deadline, e.sites = s.deadline, locate(e)
+    if s.sites.reconstruction is not None and e.candidates:
+        e.sites = e.sites._replace(reconstruction=e.candidates[0])
+    return e
+
+
 def _code_name(e):
     return "mean" if e.sites.mean is not None else "z"
 
-
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-24p1x
 def _still_random(e, binary, quiet):
     "Do two passes give the same code, and the same picture of one code?"
 
@@ -320,14 +499,29 @@ def _still_random(e, binary, quiet):
         a, b = (e.value(e.sites, name, x=binary, seed=k, **held) for k in (1, 2))
         return (a - b).abs().max()
 
+    if e.sites.mean is None and e.flow.noises[e.sites.z]:
+        return  # a code that is drawn in some other way
     if (moved := change(_code_name(e), **quiet)) > 1e-6:
-        yield finding("dropout_in_eval:encoder", change=moved.item())
+        name = "dropout_in_eval:encoder" if _is_dropout(e) else "random_input"
+        yield finding(name, change=moved.item())
     elif e.sites.reconstruction is not None:
         generator = torch.Generator().manual_seed(5)
         shape = e.value(e.sites, "z").shape
         z = torch.randn(shape, generator=generator).to(e.x)
-        if (moved := change("reconstruction", z=z, **quiet)) > 1e-6:
+        moved = change("reconstruction", z=z, **quiet)
+        if moved > 1e-6 and not drawn_beside(e):
             yield finding("dropout_in_eval:decoder", change=moved.item())
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-24p1
+def _is_dropout(e):
+    "Whether what is random in the code is dropout, and no noise on the pixels."
+    ops, before = e.run().ops, ancestors(e.flow, getattr(e.sites, _code_name(e)))
+    if any("dropout" in ops[i].name for i in before):
+        return True
+    flow = e.flow
+    inside = {i for i in flow.drawn if any(flow.encoded[k] for k in flow.sources[i])}
+    inside |= {i for i, k in e.flow.meetings}
+    return bool(inside & before)
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-25
 def _company(e, binary, quiet):
@@ -349,6 +543,22 @@ def _company(e, binary, quiet):
             change = ((alone - company).abs().max() / size).item()
             moved[name] = max(moved.get(name, 0.0), change)
     return moved
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-26b
+def probe_modes(s):
+    "Do the same images cost about the same in both modes, with the actual weights?"
+    kind = nn.modules.batchnorm._NormBase
+    norms = [m for m in s.model.modules() if isinstance(m, kind)]
+    counts = [m.num_batches_tracked for m in norms if m.track_running_stats]
+    e = getattr(s, "evaluating", None)
+    if not counts or min(counts) < 10 or e is None or s.bare:
+        return
+    with as_found(s.model, True):
+        train = s.run(s.edits(s.sites, noise=0.0)).loss.item()
+    with as_found(s.model, False):
+        test = e.run(e.edits(e.sites, noise=0.0)).loss.item()
+    if abs(test - train) > 2 * abs(train) + 1e-3:
+        yield finding("train_eval_gap", train=train, test=test)
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-27
 def probe_metric(s):
@@ -382,7 +592,49 @@ def _share(s, alone, together, b, divisor, num=1601):
 # %% ../../nbs/inside/99_probes_training.ipynb #0a118690
 def _score(s, x, seed=0):
     "The test loop's number, with weights so large that two images differ much."
-    forked = torch.random.fork_rng(devices=[])
-    with fresh_weights(s.model, gain=3.0), torch.no_grad(), forked, Quiet():
-        torch.manual_seed(seed)
+    with fresh_weights(s.model, gain=3.0), torch.no_grad(), forked(s.x, seed), Quiet():
         return float(s.evaluate(s.model, x))
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-27d
+def probe_metric_terms(s):
+    "Does the test loop hear the KL? Widths move, which no picture of a mean hears."
+    if s.evaluate is None or s.sites.second is None or s.sites.noise is None:
+        return
+    if s.kl is None or not s.kl.reads:
+        return
+    with as_found(s.model, True), fresh_weights(s.model):
+        moves = _moves_of_widths(s)
+        first = _number(s)
+        for p, move in moves:
+            p.data.add_(move)
+        moved = _number(s)
+    with as_found(s.model, True), fresh_weights(s.model, seed=1):
+        other = _number(s)
+    if moves and math.isclose(first, moved, rel_tol=1e-7) and first != other:
+        yield finding("metric_without_kl", first=first, moved=moved)
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-27dp1
+def _number(s):
+    "The test loop's number, with normal draws at 0."
+    with torch.no_grad(), forked(s.x, 0), Quiet():
+        return float(s.evaluate(s.model, s.x))
+
+# %% ../../nbs/inside/99_probes_training.ipynb #cell-27dp2
+def _moves_of_widths(s):
+    "Changes of weights that move the posterior's widths, and none of its means."
+    run = s.run(s.edits(s.sites, noise=0.0), grad=True)
+    mean, second = (run.ops[i].output for i in (s.sites.mean, s.sites.second))
+    if not (mean.requires_grad and second.requires_grad):
+        return []
+    weights = [p for p in s.model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(17)
+    weigh = torch.randn(mean.shape, generator=generator).to(mean)
+    settings = dict(retain_graph=True, allow_unused=True)
+    of_mean = torch.autograd.grad((mean * weigh).sum(), weights, **settings)
+    of_width = torch.autograd.grad(second.sum(), weights, **settings)
+    moves = []
+    for p, a, b in zip(weights, of_mean, of_width):
+        if b is not None:
+            free = b.ne(0) if a is None else b.ne(0) & a.eq(0)
+            moves.append((p, 0.5 * free.to(p)))
+    return [(p, move) for p, move in moves if move.any()]

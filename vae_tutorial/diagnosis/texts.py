@@ -25,7 +25,10 @@ pixels are normalized to negative values, but the loss is a Bernoulli's, which k
     only 0 to 1
 measured: the smallest pixel is {low:.3g}; it should be 0 or more
 fix: leave out Normalize, or take a Gaussian likelihood (squared error)
+"""
 
+# %% ../../nbs/inside/95_texts.ipynb #cell-06q1
+MODEL += """
 pixels_above_1 | error | build/10_data
 pixels go beyond 1, but the loss is a Bernoulli's
 measured: the largest pixel is {high:.3g}; it should be 1
@@ -62,7 +65,10 @@ softmax_output | error | build/11_networks
 a softmax over the pixels: they share a sum of 1 and can't all be bright
 measured: the pixels of each reconstruction sum to {total:.4f}
 fix: a sigmoid for each pixel
+"""
 
+# %% ../../nbs/inside/95_texts.ipynb #cell-09q1
+MODEL += """
 sigmoid_twice | error | build/11_networks
 the decoder's output goes through a sigmoid twice
 measured: whatever the code, its pixels stay between {low:.3f} and {high:.3f};
@@ -107,6 +113,13 @@ fix: no sigmoid or tanh at the end, or rescale the pixels
 
 # %% ../../nbs/inside/95_texts.ipynb #cell-13
 MODEL += """
+unreachable_pixels:parameters | error | build/11_networks
+the decoder can't say that a pixel is surely dark or surely bright: something behind
+    its last layer keeps its values in a narrow range
+measured: whatever the code, they stay between {low:.3g} and {high:.3g}; they must go
+    beyond {below} and {above}
+fix: no tanh, sigmoid or scaling behind the last layer but what the loss expects
+
 no_reconstruction | error | concepts/03_elbo
 the loss has no reconstruction term
 measured: it stays the same whatever the decoder's picture is
@@ -117,7 +130,10 @@ the loss compares the reconstruction with something else than the image
 measured: it changes with the reconstruction in the same way for a black and a white
     image
 fix: take the input as the target
+"""
 
+# %% ../../nbs/inside/95_texts.ipynb #cell-13q1
+MODEL += """
 blind_loss:any | error | build/12_vae
 the loss is no smaller where the reconstruction is the image than where it is another
     image
@@ -128,12 +144,27 @@ fix: take the input as the target
 
 # %% ../../nbs/inside/95_texts.ipynb #cell-14
 MODEL += """
+not_additive | error | concepts/03_elbo
+reconstruction and KL are not added: what a worse picture costs depends on the KL
+measured: a picture of 0.6 instead of 0.3 costs {steps} where the posterior's means are
+    0, 1.5 and 40; it should cost the same
+fix: loss = reconstruction loss + KL
+
+random_targets | warning | build/10_data
+reconstructions are compared with another random draw of the pixels than the encoder saw
+measured: with the picture and the code held, {share:.1%} of the targets differ between
+    two passes, and the encoder's input is another draw
+fix: x = torch.bernoulli(x) once, then the same x for the encoder and for the loss
+
 swapped_arguments | error | concepts/02_distributions
 input and target of the binary cross-entropy are swapped
 measured: the loss is a straight line in the reconstruction, with slope 100, where
     PyTorch cuts the logarithm of 0 off
 fix: F.binary_cross_entropy(reconstruction, x)
+"""
 
+# %% ../../nbs/inside/95_texts.ipynb #cell-14q1
+MODEL += """
 half_cross_entropy | error | concepts/02_distributions
 half of the cross-entropy is missing: nothing says that dark pixels should be dark
 measured: the loss follows -x log r alone
@@ -149,8 +180,8 @@ fix: the same pixels as input and as target
 MODEL += """
 pixels_left_out | error | build/12_vae
 the loss ignores some of the pixels
-measured: {left_out} of {places} pixels of the images, chosen at random, make no
-    difference to it
+measured: whether {left_out} of {places} pixels are dark or bright makes no difference
+    to it
 fix: sum over all pixels of all images
 
 broadcast_targets | error | build/12_vae
@@ -193,7 +224,10 @@ decoder_ignores_z:unused | error | build/11_networks
 the decoder ignores its code
 measured: the sampled z enters no layer
 fix: pass z, not zeros or the image, through the decoder
+"""
 
+# %% ../../nbs/inside/95_texts.ipynb #cell-19q1
+MODEL += """
 decoder_ignores_z | error | build/11_networks
 the decoder ignores its code
 measured: another z changes its image by at most {change:.3g}
@@ -213,6 +247,14 @@ measured: moving the code of image 0 alone moves its picture by {own:.3g}, and o
     by up to {others:.3g}
 fix: keep the batch dimension first, and never index, expand or reshape it
 
+codes_mixed:sample | error | build/12_vae
+codes are drawn around other images' means
+measured: moving the mean of image 0 alone moves the codes of others
+fix: keep the batch dimension first; no view or reshape where transpose is meant
+"""
+
+# %% ../../nbs/inside/95_texts.ipynb #cell-20q1
+MODEL += """
 dimensions_left_out | error | build/11_networks
 the decoder ignores {count} of the {units} latent dimensions
 measured: moving dimension {first} of z by 2 changes no pixel
@@ -245,7 +287,10 @@ pixels_0_255:refused | error | build/10_data
 the pixels are not in [0, 1], but the loss is a Bernoulli's
 measured: they go from {low:.3g} to {high:.3g}
 fix: divide by the largest possible value, subtract nothing
+"""
 
+# %% ../../nbs/inside/95_texts.ipynb #cell-23q1
+MODEL += """
 negative_pixels:refused | error | build/10_data
 the pixels are not in [0, 1], but the loss is a Bernoulli's
 measured: they go from {low:.3g} to {high:.3g}
@@ -302,6 +347,12 @@ fix: torch.randn_like(std): a draw for each image and dimension
 
 # %% ../../nbs/inside/95_texts.ipynb #cell-28
 MODEL += """
+other_noise | note | concepts/04_reparameterization
+the noise has mean 0 and variance 1, and is not normal: the posterior is no Gaussian,
+    and a Gaussian's KL is off by a constant
+measured: its kurtosis is {kurtosis:.1f}; a normal's is 3
+fix: torch.randn_like, unless you mean it
+
 wrong_noise | error | concepts/04_reparameterization
 the noise is not standard normal
 measured: its mean is {average:.2f}, its variance {spread:.2f}, its kurtosis

@@ -1,0 +1,67 @@
+"""What `diagnose` says of every held-out case (tests/held_out.py): counts, and times.
+
+.venv/bin/python bench/held_out.py [FILE]    FILE: the counts as JSON"""
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import held_out  # noqa: E402
+from vae_tutorial.diagnosis import diagnose  # noqa: E402
+
+
+def ask(case):
+    "Names of the findings, those worse than notes apart, and the seconds."
+    asked, start = case.make(0), time.thread_time()
+    try:
+        findings = diagnose(**asked)
+    except (TypeError, ValueError) as error:
+        return None, [], f"refused: {error}", time.thread_time() - start
+    except BaseException as error:  # none of the user's may come through
+        return None, [], f"crash: {error!r}", time.thread_time() - start
+    worse = [found.name for found in findings if found.level != "note"]
+    return worse, [found.name for found in findings], "", time.thread_time() - start
+
+
+def kind(case, worse, names):
+    "How well a fault was named."
+    if worse and worse[0] in case.expected:
+        return "named first"
+    if set(names) & set(case.expected):
+        return "named later"
+    return "under another name" if worse else "missed"
+
+
+def main():
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    counts = dict.fromkeys(("named first", "named later", "under another name"), 0)
+    counts |= {"missed": 0, "clean": 0, "accused": 0, "crashed": 0}
+    counts |= {"faults": len(held_out.FAULTS), "healthy": len(held_out.HEALTHY)}
+    slowest = 0.0
+    for case in [*held_out.FAULTS, *held_out.HEALTHY, *held_out.CRASHERS]:
+        worse, names, said, seconds = ask(case)
+        slowest = max(slowest, seconds)
+        counts["crashed"] += said.startswith("crash")
+        if case in held_out.FAULTS:
+            how = kind(case, worse, names)
+        elif case in held_out.HEALTHY:
+            how = "clean" if worse == [] else "accused"
+        else:
+            continue
+        counts[how] += 1
+        if how not in ("named first", "clean"):
+            print(f"{how}: {case.name}, expected {case.expected}, {names} {said}")
+    counts["slowest"] = round(slowest, 1)
+    print(counts)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps(counts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
