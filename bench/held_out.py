@@ -60,7 +60,9 @@ def main():
     counts["slowest"] = round(slowest, 1)
     print(counts)
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(counts, indent=1) + "\n")
+        path = Path(sys.argv[1])
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(kept | {"now": counts}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
