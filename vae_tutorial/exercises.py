@@ -2139,5 +2139,5 @@ _EXERCISES["text.3"] = _Exercise(
         (lambda kl, floor: kl.mean(0).sum(), "That is the KL, without a floor."),
         (lambda kl, floor: (kl.mean(0) - floor).relu().sum(), "Below it is charged."),
     ],
-    lambda: [(2 * torch.rand(6, n, dtype=torch.float64) ** 2, 0.6) for n in (5, 8)],
+    lambda: [(k * torch.rand(6, 5, dtype=torch.float64) ** 2, 0.6) for k in (2, 0.05)],
 )
