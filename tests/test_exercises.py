@@ -958,7 +958,14 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (1.47081 + math.log(10), "with its consonant"),
         ],
     ),
-    "text.2": ("artefact", [("code", "floor of 4 nats")]),
+    "text.2": (
+        "floor",
+        [
+            ("information", "0.3 of the 4"),
+            ("decoder", "tells it nothing"),
+            ("prior", "has no KL"),
+        ],
+    ),
     "text.3": (
         lambda kl, floor: torch.maximum(kl.mean(0), torch.tensor(floor)).sum(),
         [

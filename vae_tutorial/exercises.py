@@ -2124,10 +2124,14 @@ _EXERCISES["text.1"] = _Exercise(
     ],
 )
 _EXERCISES["text.2"] = _Exercise(
-    "artefact",
-    "The KL stands at the floor of 16 times 0.25 nats, and the code says little.",
-    "Where is the floor, and what does the code tell?",
-    [("code", "The KL is no higher than the floor of 4 nats.")],
+    "floor",
+    "16 times 0.25 nats are free, so the encoder takes them; the code says little.",
+    "How many nats are free in all, and how many does the code tell?",
+    [
+        ("information", "That is 0.3 of the 4 nats."),
+        ("decoder", "No decoder asks for a KL that tells it nothing."),
+        ("prior", "A posterior that is the prior has no KL."),
+    ],
 )
 _EXERCISES["text.3"] = _Exercise(
     lambda kl, floor: kl.mean(0).clamp(min=floor).sum(),
