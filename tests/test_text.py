@@ -112,8 +112,8 @@ def test_bounds_are_below_the_likelihood():
     assert abs(log_p.exp().sum() - 1) < 1e-3
     torch.manual_seed(0)
     lower = elbo(model, words, 500).elbo
-    tight = iwae_bound(model, words, 500).bound
-    assert (lower < log_p + 0.1).all() and ((tight - log_p).abs() < 0.3).all()
+    tight = iwae_bound(model, words, 4000).bound
+    assert (lower < log_p).all() and ((tight - log_p).abs() < 0.3).all()
 
 
 def test_all_that_a_model_can_do(tmp_path):
