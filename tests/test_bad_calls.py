@@ -59,6 +59,7 @@ from vae_tutorial.variants import (
     reductions,
 )
 from vae_tutorial.variants import priors as learned
+from vae_tutorial.variants import text
 from vae_tutorial.variants import vector_quantization as quantized
 
 CALLS = 5_000
@@ -240,6 +241,20 @@ def calls(folder):
             "flow_hidden": 3,
             "num_classes": 4,
         },
+        text.load_names: {"num_validation": 10, "num_test": 10, "seed": 0},
+        text.to_characters: {"words": ["ana", "bo"], "length": 4},
+        text.to_words: {"x": text.to_characters(["ana", "bo"])},
+        text.text_vae: {
+            "length": 3,
+            "num_characters": 3,
+            "latent_dim": 2,
+            "hidden": 3,
+            "encoder_hidden": 3,
+            "window": 1,
+            "dropout": 0.0,
+        },
+        text.free_bits_elbo: {"model": MODEL, "x": IMAGES, "floor": 0.1, "beta": 1.0},
+        text.WarmUp: {"num_steps": 4, "objective": objectives.weighted_elbo},
         bounds.sticking_the_landing: sampled,
         bounds.doubly_reparameterized: sampled,
         convolutional.ResidualBlock: {"channels": 2},
@@ -470,7 +485,11 @@ WITHOUT = {  # what takes nothing a caller could get wrong, and why
         "a part that vq_vae builds",
     ),
     **dict.fromkeys(
-        "QuantizedTerms CodeTerms".split(), "a record: it holds what it is given"
+        "Strings Recurrent Window StringDecoder".split(), "a part that text_vae builds"
+    ),
+    "grammar": "takes nothing",
+    **dict.fromkeys(
+        "QuantizedTerms CodeTerms Names".split(), "a record: it holds what it is given"
     ),
 }
 LEFT = {  # what may still raise an error of PyTorch's or Python's own, and why
@@ -631,7 +650,7 @@ MODULES = [
 MODULES += [hierarchy, quantized]
 MODULES += [kernels, likelihood, linear_gaussian, networks, objectives, own_images]
 MODULES += [plots, processes, recipes, reductions, stored, training, vae, widgets]
-MODULES += [bounds, convolutional, flows, latent_diffusion, learned]
+MODULES += [bounds, convolutional, flows, latent_diffusion, learned, text]
 
 
 def test_all_that_is_public_is_called(tmp_path):

@@ -48,6 +48,7 @@ from vae_tutorial.variants import (
     reductions,
 )
 from vae_tutorial.variants import priors as learned
+from vae_tutorial.variants import text
 
 EXAMPLES = 45  # for each function
 DOCUMENTED = (TypeError, ValueError, OSError, FloatingPointError)
@@ -261,6 +262,14 @@ def functions(folder):
             {"latent_dim": 2, "hidden": 3, "num_classes": 4, "num_steps": 3},
         ),
         (latent_diffusion.latent_flow_vae, {**sizes, "flow_hidden": 3}),
+        (text.load_names, {"num_validation": 10, "num_test": 10, "seed": 0}),
+        (text.to_characters, {"words": ["ana", "bo"], "length": 4}),
+        (text.to_words, {"x": text.to_characters(["ana", "bo"])}),
+        (
+            text.text_vae,
+            {"length": 3, "num_characters": 3, "latent_dim": 2, "hidden": 3},
+        ),
+        (text.free_bits_elbo, {"model": MODEL, "x": IMAGES, "floor": 0.1}),
         (bounds.sticking_the_landing, sampled),
         (bounds.doubly_reparameterized, sampled),
         (convolutional.ResidualBlock, {"channels": 2}),

@@ -949,6 +949,32 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda p: torch.exp(-torch.log(p).mean()), "by its share"),
         ],
     ),
+    "text.1": (
+        math.log(5) - 0.13863,
+        [
+            (math.log(5), "equally often"),
+            (2.12193, "bits"),
+            (4.35276, "the perplexity"),
+            (1.47081 + math.log(10), "with its consonant"),
+        ],
+    ),
+    "text.2": (
+        "floor",
+        [
+            ("information", "0.3 of the 4"),
+            ("decoder", "tells it nothing"),
+            ("prior", "has no KL"),
+        ],
+    ),
+    "text.3": (
+        lambda kl, floor: torch.maximum(kl.mean(0), torch.tensor(floor)).sum(),
+        [
+            (lambda kl, floor: kl.clamp(min=floor).sum() / 6, "Average, then"),
+            (lambda kl, floor: (kl.sum() / 6).clamp(min=floor), "Each one has"),
+            (lambda kl, floor: kl.sum() / 6, "without a floor"),
+            (lambda kl, floor: (kl.mean(0) - floor).clamp(min=0).sum(), "Below it"),
+        ],
+    ),
     "posterior_gap.1": (
         next(gap / 10 for gap in range(100) if -124.5 + gap / 10 == -121.0),
         [
@@ -1491,6 +1517,7 @@ INEXACT = {
     "conditional.2",
     "latent_diffusion.1",
     "latent_diffusion.2",
+    "text.1",
     "disentanglement.1",
     "disentanglement.2",
     "vector_quantization.1",

@@ -25,7 +25,7 @@ MODULES = sorted(
 CHAPTERS = (
     "bounds convolutional disentanglement flows hierarchy latent_diffusion priors"
 )
-CHAPTERS = f"{CHAPTERS} vector_quantization".split()
+CHAPTERS = f"{CHAPTERS} text vector_quantization".split()
 CHAPTERS = {f"variants.{chapter}" for chapter in CHAPTERS}
 LAYERS = [
     {"__init__", "_guards", "kernels", "exercises", "variants.__init__"},

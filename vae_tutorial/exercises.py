@@ -2108,3 +2108,40 @@ _EXERCISES["vector_quantization.3"] = _Exercise(
     lambda: [(torch.rand(n, dtype=torch.float64).softmax(0),) for n in (3, 5)],
 )
 
+
+# %% ../nbs/inside/85_exercises.ipynb #text-exercises
+#| code-fold: true
+#| code-summary: "Solutions: a VAE of words"
+_EXERCISES["text.1"] = _Exercise(
+    -sum(share * math.log(share) for share in (0.4, 0.2, 0.2, 0.1, 0.1)),
+    "The entropy of the five shares: 1.47, a little below log 5.",
+    "Sum share times log share over the five vowels, and turn the sign.",
+    [
+        (math.log(5), "That would be five vowels equally often."),
+        (1.47081 / math.log(2), "These are bits: take the natural logarithm."),
+        (math.exp(1.47081), "That is the perplexity: leave out the exponential."),
+        (1.47081 + math.log(10), "That is the syllable, with its consonant."),
+    ],
+)
+_EXERCISES["text.2"] = _Exercise(
+    "floor",
+    "16 times 0.25 nats are free, so the encoder takes them; the code says little.",
+    "How many nats are free in all, and how many does the code tell?",
+    [
+        ("information", "That is 0.3 of the 4 nats."),
+        ("decoder", "No decoder asks for a KL that tells it nothing."),
+        ("prior", "A posterior that is the prior has no KL."),
+    ],
+)
+_EXERCISES["text.3"] = _Exercise(
+    lambda kl, floor: kl.mean(0).clamp(min=floor).sum(),
+    "The average over the batch, at least the floor, summed over dimensions.",
+    "What is averaged first, what is compared with the floor, and what summed?",
+    [
+        (lambda kl, floor: kl.clamp(min=floor).mean(0).sum(), "Average, then floor."),
+        (lambda kl, floor: kl.mean(0).sum().clamp(min=floor), "Each one has a floor."),
+        (lambda kl, floor: kl.mean(0).sum(), "That is the KL, without a floor."),
+        (lambda kl, floor: (kl.mean(0) - floor).relu().sum(), "Below it is charged."),
+    ],
+    lambda: [(k * torch.rand(6, 5, dtype=torch.float64) ** 2, 0.6) for k in (2, 0.05)],
+)
