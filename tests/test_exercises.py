@@ -1213,6 +1213,41 @@ EXERCISES = {  # name: a right answer, then typical wrong ones with a piece of t
             (lambda v, z, e: (v - (z - e)).sum(-1) ** 2, "then sum"),
         ],
     ),
+    "gallery.1": (
+        math.log(math.exp(-113) * 0.1),
+        [
+            (-113 + math.log(10), "has to be paid for"),
+            (-113, "came for nothing"),
+            (-113 + math.log10(0.1), "base ten"),
+            (-113 - math.log2(10), "takes off bits"),
+        ],
+    ),
+    "gallery.2": (
+        torch.tensor([1.0, -1.0], **double)
+        .matmul(torch.tensor([[900.0, 855.0], [855.0, 900.0]], **double))
+        .dot(torch.tensor([1e-3, -1e-3], **double))
+        .sqrt()
+        .item(),
+        [
+            (math.hypot(30, 30) / 1000**0.5, "do not share"),
+            ((2 * 45) ** 0.5, "not of the mean"),
+            (2 * 45 / 1000, "its square"),
+            (30 / 1000**0.5, "one model's mean"),
+        ],
+    ),
+    "gallery.3": (
+        lambda bounds: torch.stack([b.exp() for b in bounds]).mean(0).log(),
+        [
+            (lambda bounds: bounds.sum(0) / len(bounds), "looser one"),
+            (lambda bounds: bounds.max(0).values, "Too high"),
+            (lambda bounds: bounds.exp().sum(0).log(), "chances are missing"),
+            (
+                lambda bounds: bounds.max(0).values - math.log(bounds.shape[0]),
+                "left out",
+            ),
+            (lambda bounds: bounds.exp().mean(0), "its logarithm"),
+        ],
+    ),
     "outlook.1": (
         3 * 256**2 / (4 * (256 / 8) ** 2),
         [
@@ -1518,6 +1553,8 @@ INEXACT = {
     "latent_diffusion.1",
     "latent_diffusion.2",
     "text.1",
+    "gallery.1",
+    "gallery.2",
     "disentanglement.1",
     "disentanglement.2",
     "vector_quantization.1",

@@ -1988,6 +1988,50 @@ _EXERCISES["hierarchy.3"] = _Exercise(
 )
 
 
+# %% ../nbs/inside/85_exercises.ipynb #gallery-exercises
+#| code-fold: true
+#| code-summary: "Solutions: the gallery"
+_EXERCISES["gallery.1"] = _Exercise(
+    -113 - math.log(10),
+    "The digit is a part of the code, and costs log 10 = 2.3 nats.",
+    "p(x) is at least p(x|y) p(y), and p(y) is a tenth.",
+    [
+        (-113 + math.log(10), "The digit has to be paid for: the bound falls."),
+        (-113.0, "That is the bound on log p(x|y): the digit came for nothing."),
+        (-114.0, "That is a logarithm to base ten: nats are natural."),
+        (-113 - math.log2(10), "That takes off bits: nats are natural."),
+    ],
+)
+
+_EXERCISES["gallery.2"] = _Exercise(
+    0.09**0.5,
+    "Unpaired it would be 1.3: most of the spread is common to both.",
+    "The variance of a - b is var a + var b - 2 cov(a, b). Divide by the number, root.",
+    [
+        (1.8**0.5, "That is for images that the two models do not share."),
+        (90**0.5, "That is the deviation of one difference, not of the mean."),
+        (0.09, "That is its square: take the root."),
+        (0.9**0.5, "That is the error of one model's mean."),
+    ],
+)
+
+_EXERCISES["gallery.3"] = _Exercise(
+    lambda bounds: bounds.logsumexp(0) - math.log(len(bounds)),
+    "The chosen model is one more latent variable, summed out exactly.",
+    "p(x) is the mean of the models' p(x): average the exponentials, safely.",
+    [
+        (lambda bounds: bounds.mean(0), "A bound, but a looser one (Jensen)."),
+        (lambda bounds: bounds.amax(0), "Too high: the choice has a price."),
+        (lambda bounds: bounds.logsumexp(0), "The chances are missing: 1/K each."),
+        (
+            lambda bounds: bounds.amax(0) - math.log(len(bounds)),
+            "A bound, but the other models are left out.",
+        ),
+        (lambda bounds: bounds.exp().mean(0), "That is p(x): take its logarithm."),
+    ],
+    lambda: [(3 * torch.randn(k, 6, dtype=torch.float64) - 9,) for k in (3, 5)],
+)
+
 # %% ../nbs/inside/85_exercises.ipynb #outlook
 #| code-fold: true
 #| code-summary: "Solutions: outlook"
