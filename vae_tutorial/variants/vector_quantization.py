@@ -239,7 +239,7 @@ def code_score(
     "Log probability of the images' codes under the prior, given the labels."
     _quantizer_of(model)
     if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError("labels must hold one whole number, int64, for each image of x")
+        raise ValueError("labels must hold one whole number, int64, per image of x")
     with torch.no_grad():
         codes = model.encode(x).mean
     return CodeTerms(model.prior_part.given(labels).log_prob(codes))
