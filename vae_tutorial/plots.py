@@ -246,7 +246,7 @@ def show_manifold(
     axes: Axes | None = None,  # Where to draw; None makes a figure
 ) -> Axes:  # The picture
     "A grid over two latent dimensions, decoded. Raises `TypeError` or `ValueError`."
-    if not callable(decode):
+    if not callable(decode) or isinstance(decode, type):
         raise TypeError(f"decode is a {type(decode).__name__}: pass a function")
     with torch.no_grad():
         images = decode(latent_grid(num, latent_dim, dims))
