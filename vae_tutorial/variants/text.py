@@ -88,8 +88,8 @@ def _check_words(words, length):
     for word in words:
         if not 0 < len(word) <= length or not set(word) < set(ALPHABET[1:]):
             raise ValueError(
-                f"words holds {brief(word)}: each must have 1 to {length} letters, "
-                "a to z in lower case"
+                f"words holds {brief(word)}: each must have 1 to {length} letters "
+                "(length), a to z in lower case"
             )
 
 # %% ../../nbs/beyond/54_text.ipynb #strings

@@ -81,8 +81,8 @@ def perplexity(
     num_codes: Count,  # In the codebook
 ) -> Tensor:  # From 1, one code alone, to num_codes, all equally often
     "How many codes are in use: the exponential of the entropy of their shares."
-    if codes.numel() == 0 or codes.min() < 0 or codes.max() >= num_codes:
-        raise ValueError(f"codes must hold whole numbers from 0 to {num_codes - 1}")
+    if not codes.numel() or not 0 <= codes.min() <= codes.max() < num_codes:
+        raise ValueError(f"codes must hold whole numbers below num_codes, {num_codes}")
     counts = torch.bincount(codes.flatten().long(), minlength=num_codes)
     share = counts / counts.sum()
     return torch.special.entr(share).sum().exp()
