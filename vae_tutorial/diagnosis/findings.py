@@ -89,21 +89,21 @@ fix: sum over the latent dimensions of each image, then average over the images
 LOSS += """
 kl_formula | error | concepts/02_distributions
 the KL term is not the KL of a Gaussian to N(0, 1)
-measured: up to a factor it should be 0.5 * (mean**2 + std**2 - 1 - log std**2);
-    {table}
+measured: up to a factor it should be 0.5 * (mean**2 + std**2 - 1 - log std**2); its
+    changes: {table}
 fix: KL = -0.5 * sum(1 + log_variance - mean**2 - exp(log_variance)), unless your
     prior is another
 
 sigma_mismatch | error | concepts/04_reparameterization
 the encoder's second output is taken for the {reads} by the KL, and for the {samples}
     by sampling
-measured: KL for {table}
+measured: changes of the KL, by mean and width: {table}
 fix: choose one meaning; for the log variance, std = exp(0.5 * log_variance)
 
 sigma_mismatch:sampling | error | concepts/04_reparameterization
 the KL takes the encoder's second output for the {reads}, but sampling uses another
     width
-measured: KL for {table}
+measured: changes of the KL, by mean and width: {table}
 fix: for the log variance, std = exp(0.5 * log_variance)
 """
 

@@ -94,7 +94,7 @@ def _check_words(words, length):
 
 # %% ../../nbs/beyond/54_text.ipynb #strings
 class Strings(Distribution):
-    "p(x|z): each character given those before it, whose logits a network says."
+    "p(x|z): each character given those before it, whose logits a network gives."
 
     support = constraints.real_vector
     arg_constraints = {}
