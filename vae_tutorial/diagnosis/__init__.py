@@ -12,14 +12,20 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from .._guards import nan_passes
+from . import probes_code as code
+from . import probes_evaluation as evaluation
+from . import probes_gradient as gradient
 from . import probes_picture as picture
 from . import probes_posterior as posterior
 from . import probes_training as training
+from . import probes_weight as weight
 from .findings import LEVELS, Diagnosis, Finding, finding
 from .forms import REMEDY, one_form, scalar
-from .laws import measure, measure_state
+from .measure import measure, measure_state
 from .sites import Sites, locate
-from .tape import Study, as_found, forked, fresh_weights, tensors
+from .tape import Study, forked, tensors
+from .weights import as_found, fresh_weights
+
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-06
 _all_ = ["Diagnosis", "Finding"]
@@ -36,12 +42,12 @@ _STRUCTURE = (
     posterior.probe_heads,
     posterior.probe_sign,
     posterior.probe_kl,
-    posterior.probe_weight,
-    posterior.probe_divisor,
-    training.probe_gradients,
-    picture.probe_code,
+    weight.probe_weight,
+    weight.probe_divisor,
+    gradient.probe_gradients,
+    code.probe_code,
     training.probe_statistics,
-    picture.probe_widths,
+    code.probe_widths,
 )
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-07b
@@ -50,10 +56,10 @@ _STATE = (
     training.probe_steps,
     training.probe_weights,
     training.probe_units,
-    picture.probe_collapse,
+    code.probe_collapse,
 )
-_LAST = (training.probe_modes, training.probe_metric, training.probe_metric_terms)
-_BROKEN_WAY = (picture.probe_pixels, picture.probe_code)
+_LAST = (evaluation.probe_modes, evaluation.probe_metric, evaluation.probe_metric_terms)
+_BROKEN_WAY = (picture.probe_pixels, code.probe_code)
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-08
 def _ask(probes, s):
@@ -152,7 +158,7 @@ def _findings(model, objective, batch, asked, seconds):
         found = _ask(_BROKEN_WAY if s.unused or s.blind else _STRUCTURE, s)
         found = [f for f in found if not s.unsteady or f.name in _WITHOUT_EDITS]
     with as_found(model, False), fresh_weights(model):
-        late = _ask((training.probe_evaluation,), s)
+        late = _ask((evaluation.probe_evaluation,), s)
     with as_found(model, True):
         measure_state(s)
     with as_found(model, False):

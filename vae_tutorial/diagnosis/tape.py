@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'Op', 'is_record', 'tensors', 'Tape', 'replace', 'replace_noise', 'Quiet', 'Run', 'forked', 'differ',
-           'Study', 'by_image', 'fresh_weights', 'as_found', 'precision']
+           'Study', 'by_image']
 
 # %% ../../nbs/inside/91_tape.ipynb #cell-03
 import math
@@ -324,97 +324,3 @@ def by_image(out, num):
     elif out.ndim and len(out) > num and len(out) % num == 0:
         out = out.unflatten(0, (-1, num)).movedim(1, 0)
     return out.reshape(num, -1) if out.numel() % num == 0 else out.reshape(1, -1)
-
-# %% ../../nbs/inside/91_tape.ipynb #cell-25
-@contextmanager
-def fresh_weights(model, seed=0, gain=1.0):
-    "New random weights for a while, so that what is built wrong shows."
-    parameters = dict(model.named_parameters())
-    everything = {**parameters, **dict(model.named_buffers())}
-    kept = {name: t.detach().clone() for name, t in everything.items()}
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        with torch.no_grad():
-            for name, t in everything.items():
-                _refresh(name, t, name in parameters, gain, generator)
-        yield
-    finally:
-        with torch.no_grad():
-            for name, t in everything.items():
-                t.copy_(kept[name])
-
-# %% ../../nbs/inside/91_tape.ipynb #cell-26
-def _refresh(name, t, learned, gain, generator):
-    "Fresh numbers for one weight, bias or buffer."
-    if not t.is_floating_point():
-        return
-    if learned and t.ndim >= 2:
-        noise = torch.randn(t.shape, generator=generator)
-        t.copy_(gain * noise / t[0].numel() ** 0.5)
-    elif learned and name.endswith("bias"):
-        t.copy_(0.1 * torch.randn(t.shape, generator=generator))
-    elif t.numel() and (not t.isfinite().all() or t.abs().max() > 10):
-        t.fill_(1.0)
-
-# %% ../../nbs/inside/91_tape.ipynb #cell-27
-def _plain(module):
-    "A module's plain attributes: flags, counters, lists."
-    kinds = (bool, int, float, str, list)
-    found = {k: v for k, v in vars(module).items() if isinstance(v, kinds)}
-    return {k: list(v) if isinstance(v, list) else v for k, v in found.items()}
-
-
-def _put_back(module, values):
-    "Give a module its plain attributes back; lists stay the same objects."
-    for name, value in values.items():
-        if isinstance(value, list) and isinstance(vars(module).get(name), list):
-            vars(module)[name][:] = value
-        else:
-            vars(module)[name] = value
-
-# %% ../../nbs/inside/91_tape.ipynb #cell-28
-@contextmanager
-def as_found(model, training):
-    "Put the model into one mode (None leaves it), and everything back afterwards."
-    plain = {m: _plain(m) for m in model.modules()}
-    modes = {m: m.training for m in model.modules()}
-    buffers = {name: b.clone() for name, b in model.named_buffers()}
-    if training is not None:
-        model.train(training)
-    try:
-        yield
-    finally:
-        for m, values in plain.items():
-            _put_back(m, values)
-            m.training = modes[m]
-        with torch.no_grad():
-            for name, b in model.named_buffers():
-                if name in buffers and b.shape == buffers[name].shape:
-                    b.copy_(buffers[name])
-
-# %% ../../nbs/inside/91_tape.ipynb #cell-28b
-def _floats(model):
-    "The floating-point parameters, and buffers with the modules that own them."
-    weights = [p for p in model.parameters() if p.is_floating_point()]
-    buffers = [(m, n, b) for m in model.modules() for n, b in m._buffers.items()]
-    return weights, [row for row in buffers if row[2] is not None]
-
-# %% ../../nbs/inside/91_tape.ipynb #cell-28bp1
-@contextmanager
-def precision(study, dtype):
-    "Weights, statistics and images as numbers of another kind for a while."
-    weights, buffers = _floats(study.model)
-    kept, x = [p.data for p in weights], study.x
-    try:
-        study.x = x.to(dtype)
-        for p in weights:
-            p.data = p.data.to(dtype)
-        for module, name, b in buffers:
-            module._buffers[name] = b.to(dtype) if b.is_floating_point() else b
-        yield
-    finally:
-        study.x = x
-        for p, value in zip(weights, kept):
-            p.data = value
-        for module, name, b in buffers:
-            module._buffers[name] = b
