@@ -7,6 +7,7 @@ __all__ = ['find_family', 'measure_family', 'best_guess']
 
 # %% ../../nbs/inside/93_family.ipynb #imports
 import torch
+from . import thresholds as limit
 from .laws import CONSTANTS, Family, best_law
 from .tape import replace
 
@@ -19,9 +20,9 @@ def find_family(study, sites, x=None):
     measured = torch.cat(rows)
     if not measured.isfinite().all() or _drowned(study, measured):
         return None
-    if measured.abs().max() < 1e-6:
+    if measured.abs().max() < limit.ROUNDING:
         return Family("nothing", 0.0, "as given")
-    if high > low and torch.allclose(rows[0], rows[1], rtol=1e-3):
+    if high > low and torch.allclose(rows[0], rows[1], rtol=limit.SEEN):
         return Family("another picture", 0.0, "as given")
     return best_law(measured, low, high, x.numel())
 
@@ -29,7 +30,8 @@ def find_family(study, sites, x=None):
 def _drowned(study, measured):
     "Whether changes are lost in the rounding of a loss that is much too large."
     total = study.run().loss.abs().item()
-    return total > 1e4 * study.x.numel() and measured.abs().max() < 1e-5 * total
+    lost = measured.abs().max() < 10 * limit.ROUNDING * total
+    return total > limit.TOO_LARGE * study.x.numel() and lost
 
 
 def _changes(study, sites, x):

@@ -8,6 +8,7 @@ __all__ = ['find_kl', 'measure_kl']
 # %% ../../nbs/inside/93_kl.ipynb #imports
 import math
 import torch
+from . import thresholds as limit
 from .family import best_guess
 from .laws import READINGS, Kl, gaussian_prior, misfit, readings
 from .laws import width_kl
@@ -31,7 +32,7 @@ def find_kl(study, sites, reconstruction, hold_z=False):
     else:
         kl = _in_the_second(study, sites, loss, base, kl)
     off = max(kl.error if math.isfinite(kl.error) else kl.bowl, kl.uneven)
-    return kl if off < 0.03 else _looked_at(study, sites, fixed, loss, base, kl)
+    return kl if off < limit.LAW else _looked_at(study, sites, fixed, loss, base, kl)
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-18
 def _in_the_mean(study, loss, base):
@@ -44,7 +45,8 @@ def _in_the_mean(study, loss, base):
     shape = max(abs(r[2] - weight * r[3]) for r in rows) / max(abs(weight) * 2, 1e-12)
     uneven = _unevenness(study, loss, base, at[0.0], weight)
     far = (at[5.0] - loss(4.0, base)) / (4.5 * size)
-    if free := shape > 0.03 and far > 0 and _is_free(loss, base, at[0.0], far, size):
+    no_bowl = shape > limit.LAW and far > 0
+    if free := no_bowl and _is_free(loss, base, at[0.0], far, size):
         weight = far
     if weight < 0 < far:
         shape = 1.0  # falls, then rises
@@ -78,19 +80,20 @@ def _looked_at(study, sites, fixed, loss, base, kl):
     held = fixed | {"mean": 1.0} | ({} if base is None else {"second": base})
     noisy = [study.loss(sites, noise=v, **held) for v in (0.5, 2.0)]
     seeds = [study.loss(sites, seed=k, **held) for k in (1, 2)]
-    scale = 1e-4 * max(abs(kl.weight) * study.size, 1e-9)
+    scale = limit.CONSTANT * max(abs(kl.weight) * study.size, 1e-9)
     sampled = any(abs(a - b) > scale for a, b in (noisy, seeds))
     at = {row[0]: row[2] for row in kl.rows if row[1] is None}
-    of_kl = max(kl.error, kl.bowl) > 0.03 and _is_of_kl(study, sites, loss, base)
+    of_kl = max(kl.error, kl.bowl) > limit.LAW and _is_of_kl(study, sites, loss, base)
     even, odd = (at[1.0] + at[-1.0]) / 2, (at[1.0] - at[-1.0]) / 2
     size = max(map(abs, at.values())) + 1e-12
-    square = abs(at[2.0] - 4 * even - 2 * odd) < 0.03 * size
+    square = abs(at[2.0] - 4 * even - 2 * odd) < limit.LAW * size
+    centred = abs(odd) < limit.LAW * size
     return kl._replace(
         sampled=sampled,
         square=square,
-        prior=gaussian_prior(kl, even) if square and abs(odd) < 0.03 * size else 1.0,
+        prior=gaussian_prior(kl, even) if square and centred else 1.0,
         of_kl=of_kl,
-        beside=kl.uneven > 0.03 and not (of_kl or _has_form(study, loss, base, kl)),
+        beside=not of_kl and _stands_beside(study, loss, base, kl),
     )
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-18ap2
@@ -109,13 +112,14 @@ def _is_of_kl(study, sites, loss, base):
         return False
     moved = loss((2 * (nats - nats_0)) ** 0.5, 0.0)
     scale = abs(loss(0.0, 0.0) - moved)
-    return abs(moved - loss(0.0, wide)) < 1e-3 * max(scale, 1e-9)
+    return abs(moved - loss(0.0, wide)) < limit.SEEN * max(scale, limit.NOTHING)
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-18ap3
-def _has_form(study, loss, base, kl):
-    "Whether means cost something each by itself, or by a known rule."
-    known = kl.free or kl.held
-    return known or _adds_up(study, loss, base) or _of_averages(study, loss, base)
+def _stands_beside(study, loss, base, kl):
+    "Whether means cost something neither each by itself, nor by a known rule."
+    if kl.uneven <= limit.LAW or kl.free or kl.held:
+        return False
+    return not (_adds_up(study, loss, base) or _of_averages(study, loss, base))
 
 
 def _of_averages(study, loss, base):
@@ -125,7 +129,7 @@ def _of_averages(study, loss, base):
     if len(m) < len(study.x):
         return False
     zero, both = loss(0.0, base), loss(1.0, base)
-    return abs(loss(m, base) - zero) < 0.01 * abs(both - zero)
+    return abs(loss(m, base) - zero) < limit.FACTORS * abs(both - zero)
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-18ap3p1
 def _adds_up(study, loss, base):
@@ -138,14 +142,15 @@ def _adds_up(study, loss, base):
     one, other, both = (
         loss(v, base) - zero for v in (m * part, m * (1 - part), m)
     )
-    return abs(one + other - both) < 0.02 * (abs(one) + abs(other) + abs(both) + 1e-9)
+    size = abs(one) + abs(other) + abs(both) + limit.NOTHING
+    return abs(one + other - both) < limit.FIT * size
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-18b
 def _is_free(loss, base, start, far, size):
     "Whether the loss is flat near the prior, and a KL far from it."
     flat = abs(loss(0.1, base) - start) / size < 1e-3 * far * 0.005
     slope = (loss(4.0, base) - loss(3.0, base)) / (3.5 * size)
-    return flat and abs(slope / far - 1) < 0.02
+    return flat and abs(slope / far - 1) < limit.FIT
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-20
 def _in_the_second(study, sites, loss, base, kl):
@@ -159,7 +164,7 @@ def _in_the_second(study, sites, loss, base, kl):
     columns = (stds[1:], measured[1:], (right - right[0])[1:])
     rows = kl.rows + [(0.0, *row) for row in zip(*(c.tolist() for c in columns))]
     worst = max(misfit(measured, 2 * stds.log(), kl.weight), kl.bowl)
-    suspect = worst > 0.03 or kl.weight < 0
+    suspect = worst > limit.LAW or kl.weight < 0
     held = _target(rows, loss, base, study.size) if suspect else 0.0
     reads, samples = readings(measured, s, stds, kl.weight)
     return kl._replace(error=worst, held=held, rows=rows, reads=reads, samples=samples)
@@ -176,8 +181,9 @@ def _noise_scale(study, sites, s, stds, measured, weight):
     ratio = READINGS[name](s).exp().sqrt() / stds
     drawn = [study.value(sites, "noise", seed=k).double() for k in range(1, 9)]
     spread = torch.cat([values.flatten() for values in drawn]).std().item()
-    constant = (ratio / ratio[0] - 1).abs().max() < 0.01
-    if constant and abs(ratio[0] / spread - 1) < 0.06 and abs(ratio[0] - 1) > 0.03:
+    constant = (ratio / ratio[0] - 1).abs().max() < limit.FACTORS
+    fits = abs(ratio[0] / spread - 1) < limit.SPREAD
+    if constant and fits and abs(ratio[0] - 1) > limit.LAW:
         study.noise_scale = ratio[0].item()
     return study.noise_scale
 
@@ -206,8 +212,8 @@ def _target(rows, loss, base, size):
     columns = list(zip(*rows))[2:]
     measured, right = (torch.tensor(c, dtype=torch.float64) for c in columns)
     predicted = factor * ((right - target).abs() - target)
-    fits = (measured - predicted).norm() < 0.03 * predicted.norm()
-    return target if target > 1e-3 and fits else 0.0
+    fits = (measured - predicted).norm() < limit.LAW * predicted.norm()
+    return target if target > limit.SEEN and fits else 0.0
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-32
 def measure_kl(s):
@@ -216,8 +222,8 @@ def measure_kl(s):
     rounds = [(z, second) for z in (False, True) for second in s.seconds or [None]]
     for hold_z, second in rounds:
         kl = find_kl(s, s.sites._replace(second=second), guess, hold_z)
-        sound = kl.reads or kl.error < 0.03
-        if hold_z and sound and all(abs(row[2]) < 1e-9 for row in kl.rows):
+        sound = kl.reads or kl.error < limit.LAW
+        if hold_z and sound and all(abs(row[2]) < limit.NOTHING for row in kl.rows):
             break  # what z costs, which is held here
         if s.kl is None or sound:
             s.kl = kl
@@ -225,7 +231,7 @@ def measure_kl(s):
             break
     s.half_kl = _half_kl(s, guess, hold_z)
     base = abs(s.loss(s.sites, reconstruction=guess, **s.still))
-    s.kl_noise = 1e-6 * base / max(abs(s.kl.weight) * s.size, 1e-12)
+    s.kl_noise = limit.ROUNDING * base / max(abs(s.kl.weight) * s.size, 1e-12)
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-32b
 def _half_kl(s, guess, hold_z):

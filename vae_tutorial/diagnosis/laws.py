@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 import torch
 from torch.nn import functional as F
+from . import thresholds as limit
 
 # %% ../../nbs/inside/93_laws.ipynb #cell-06
 class Family(NamedTuple):
@@ -68,7 +69,7 @@ def best_law(measured, low, high, count):
                 continue
             if best is None or error < best[0] - 1e-6:
                 best = error, Family(name, weight, pixels)
-    return best[1] if best[0] < 0.01 else None
+    return best[1] if best[0] < limit.FACTORS else None
 
 
 def _fit_law(measured, law, ends, count):
@@ -122,14 +123,14 @@ def misfit(measured, log_variance, factor):
 def readings(measured, s, stds, weight):
     "As what the loss takes the second outputs, if it is a KL at all, and the sampler."
     known = READINGS.items()
-    fits = [name for name, r in known if misfit(measured, r(s), weight) < 0.03]
+    fits = [name for name, r in known if misfit(measured, r(s), weight) < limit.LAW]
     same = [name for name, r in known if _is_width(r(s), stds)]
-    read = next(iter(fits), None) if abs(weight) >= 1e-9 else None
+    read = next(iter(fits), None) if abs(weight) >= limit.NOTHING else None
     return read, next(iter(same), None)
 
 
 def _is_width(log_variance, stds):
-    return torch.allclose(log_variance.exp().sqrt(), stds, rtol=0.02)
+    return torch.allclose(log_variance.exp().sqrt(), stds, rtol=limit.FIT)
 
 # %% ../../nbs/inside/93_laws.ipynb #cell-18ap1
 def gaussian_prior(kl, even):
@@ -141,9 +142,9 @@ def gaussian_prior(kl, even):
     columns = torch.stack([stds**2, -stds.log(), torch.ones_like(stds)], dim=1)
     answer = torch.linalg.lstsq(columns, values[:, None]).solution
     off = (columns @ answer).flatten() - values
-    fits = off.norm() < 0.02 * (values - values.mean()).norm()
+    fits = off.norm() < limit.FIT * (values - values.mean()).norm()
     square, log = answer[0].item(), answer[1].item()
-    alike = abs(square / even - 1) < 0.03
+    alike = abs(square / even - 1) < limit.LAW
     return log / (2 * square) if fits and alike and log > 0.05 * square else 1.0
 
 # %% ../../nbs/inside/93_laws.ipynb #apart
@@ -153,6 +154,7 @@ def steps_apart(rows):
     moved = max(abs(row[0] - rows[0][0]) for row in rows)
     if not all(map(math.isfinite, steps)) or not moved:
         return steps, False
-    rounding = 1e-5 * max(abs(value) for row in rows for value in row)
+    rounding = 10 * limit.ROUNDING * max(abs(value) for row in rows for value in row)
     apart = max(steps) - min(steps)
-    return steps, apart > 0.05 * max(map(abs, steps)) and apart > rounding
+    different = apart > limit.APART * max(map(abs, steps))
+    return steps, different and apart > rounding

@@ -8,6 +8,7 @@ __all__ = ['probe_code', 'probe_widths', 'probe_collapse']
 # %% ../../nbs/inside/97_probes_code.ipynb #imports
 import math
 import torch
+from . import thresholds as limit
 from .findings import finding
 from .flow import ancestors
 from .sites import drawn_beside
@@ -49,7 +50,8 @@ def _codes_moved(s):
     moved = torch.cat([mean[:1] + 2, mean[1:]])
     a, b = (s.value(s.sites, "z", mean=m, **held) for m in (mean, moved))
     change = (a - b).abs()
-    return bool(change.max() > 1e-6 and change[1:].max() > 0.1 * change.max())
+    moved_others = change[1:].max() > limit.OTHERS * change.max()
+    return bool(change.max() > limit.ROUNDING and moved_others)
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-20bp1
 def _same_means(s):
@@ -60,7 +62,7 @@ def _same_means(s):
     mean = s.value(s.sites, "mean", **quiet)
     other = s.value(s.sites, "mean", x=s.x.roll(1, 0), **quiet)
     spread = (mean - other).abs().max()
-    small = spread <= 1e-6 * max(1.0, mean.abs().max().item())
+    small = spread <= limit.ROUNDING * max(1.0, mean.abs().max().item())
     return spread.item() if mean.isfinite().all() and small else None
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21
@@ -70,7 +72,7 @@ def _code_findings(s, z, first):
     def change(code, x=None):
         return (first - s.value(s.sites, "reconstruction", x=x, z=code)).abs()
 
-    tiny = 1e-6 * max(first.abs().max().item(), 1e-12)
+    tiny = limit.ROUNDING * max(first.abs().max().item(), 1e-12)
     other = change(z.roll(1, 0)).max()
     if other <= tiny:
         yield finding("decoder_ignores_z", change=other.item())
@@ -83,7 +85,7 @@ def _code_findings(s, z, first):
         said = dict(count=len(deaf), units=units, first=deaf[0])
         yield finding("dimensions_left_out", **said)
     seen = change(z, s.x.roll(1, 0)).max()
-    if other > tiny and seen > 1e-3 * other and not drawn_beside(s):
+    if other > tiny and seen > limit.SEEN * other and not drawn_beside(s):
         yield finding("decoder_sees_x", change=seen.item())
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1
@@ -91,7 +93,7 @@ def _mixed(change, z, tiny):
     "Whether moving one image's code moves other images' pictures."
     own, *others = change(torch.cat([z[:1] + 2, z[1:]])).amax(1)
     others = torch.stack(others).max()
-    if own <= tiny or others > 0.1 * own:
+    if own <= tiny or others > limit.OTHERS * own:
         yield finding("codes_mixed", own=own.item(), others=others.item())
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21b
@@ -115,7 +117,8 @@ def probe_widths(s):
         losses = [loss(value) for value in (-4.0, -2.0, 0.0, 2.0, 4.0)]
         scale = max(map(abs, losses))
         steps = [(b - a) / scale for a, b in zip(losses, losses[1:])]
-        one_way = all(t < -1e-6 for t in steps) or all(t > 1e-6 for t in steps)
+        falls = all(t < -limit.ROUNDING for t in steps)
+        one_way = falls or all(t > limit.ROUNDING for t in steps)
         if one_way and scales():
             said = ", ".join(f"{loss:.3g}" for loss in losses)
             yield finding("runaway_width", what=name, losses=said)
@@ -154,7 +157,7 @@ def _weighs_the_picture(s, p):
         return _filled(s, p, value, 0.3) - _filled(s, p, value, 0.6)
 
     low, high = change(-1.0), change(1.0)
-    return abs(low - high) > 0.2 * max(abs(low), abs(high))
+    return abs(low - high) > limit.FACTOR * max(abs(low), abs(high))
 
 
 def _filled(s, p, value, picture=0.5):
@@ -190,18 +193,18 @@ def probe_collapse(s):
     "How many units does the posterior use, and does the picture follow them?"
     if s.means is None or s.images is None:
         return
-    units, active = s.means.shape[1], (s.means.var(0) > 0.01).sum().item()
+    units, active = s.means.shape[1], (s.means.var(0) > limit.ACTIVE).sum().item()
     pattern = _likeness(s)
     change = (s.images - s.images.mean(0)).abs().max()
-    constant = change < 1e-4 * (s.x.max() - s.x.min())
+    constant = change < limit.CONSTANT * (s.x.max() - s.x.min())
     if active and constant and s.family is not None:
         said = dict(active=active, num=len(s.x), change=change.item())
         yield finding("constant_pictures", **said)
-    elif pattern > 0.7 and active == 0:
+    elif pattern > limit.LIKENESS and active == 0:
         kl = _kl_now(s)
-        name = "no_active_units" if kl > 0.5 else "posterior_collapse"
+        name = "no_active_units" if kl > limit.COLLAPSED else "posterior_collapse"
         yield finding(name, units=units, kl=kl)
-    elif not pattern > 0.7 and not active:
+    elif not pattern > limit.LIKENESS and not active:
         yield finding("untrained", pattern=pattern)
     elif active < units:
         said = dict(unused=units - active, units=units, num=len(s.x))

@@ -9,6 +9,7 @@ __all__ = ['probe_evaluation', 'probe_modes', 'probe_metric', 'probe_metric_term
 import math
 import torch
 from torch import nn
+from . import thresholds as limit
 from .findings import finding
 from .flow import ancestors
 from .sites import drawn_beside, locate
@@ -28,7 +29,7 @@ def probe_evaluation(s):
     quiet = {"noise": 0.0} if e.sites.noise is not None else {}
     yield from _still_random(e, binary, quiet)
     moved = _company(e, binary, quiet)
-    if max(moved.values()) > 1e-3:
+    if max(moved.values()) > limit.SEEN:
         what = max(moved, key=moved.get)
         yield finding("batch_mixing", what=what, percent=100 * max(moved.values()))
     if e.given and e.sites.noise is not None and not s.marks:
@@ -57,7 +58,7 @@ def _still_random(e, binary, quiet):
 
     if e.sites.mean is None and e.flow.noises[e.sites.z]:
         return  # a code that is drawn in some other way
-    if (moved := change(_code_name(e), **quiet)) > 1e-6:
+    if (moved := change(_code_name(e), **quiet)) > limit.ROUNDING:
         name = "dropout_in_eval:encoder" if _is_dropout(e) else "random_input"
         yield finding(name, change=moved.item())
     elif e.sites.reconstruction is not None:
@@ -65,7 +66,7 @@ def _still_random(e, binary, quiet):
         shape = e.value(e.sites, "z").shape
         z = torch.randn(shape, generator=generator).to(e.x)
         moved = change("reconstruction", z=z, **quiet)
-        if moved > 1e-6 and not drawn_beside(e):
+        if moved > limit.ROUNDING and not drawn_beside(e):
             yield finding("dropout_in_eval:decoder", change=moved.item())
 
 # %% ../../nbs/inside/99_probes_evaluation.ipynb #cell-24p1
@@ -107,13 +108,13 @@ def probe_modes(s):
     norms = [m for m in s.model.modules() if isinstance(m, kind)]
     counts = [m.num_batches_tracked for m in norms if m.track_running_stats]
     e = getattr(s, "evaluating", None)
-    if not counts or min(counts) < 10 or e is None or s.bare:
+    if not counts or min(counts) < limit.SETTLED or e is None or s.bare:
         return
     with as_found(s.model, True):
         train = s.run(s.edits(s.sites, noise=0.0)).loss.item()
     with as_found(s.model, False):
         test = e.run(e.edits(e.sites, noise=0.0)).loss.item()
-    if abs(test - train) > 2 * abs(train) + 1e-3:
+    if abs(test - train) > limit.MODES * abs(train) + limit.SEEN:
         yield finding("train_eval_gap", train=train, test=test)
 
 # %% ../../nbs/inside/99_probes_evaluation.ipynb #cell-27
@@ -126,11 +127,11 @@ def probe_metric(s):
     mixed = torch.cat([copies, b])
     together = _score(s, mixed)
     some, alone = _score(s, copies[:320]), _score(s, copies)
-    if not math.isclose(together, _score(s, mixed, 1), rel_tol=1e-6):
+    if not math.isclose(together, _score(s, mixed, 1), rel_tol=limit.ROUNDING):
         yield finding("dropout_in_eval:loop")
-    elif math.isclose(alone, 5 * some, rel_tol=1e-4):  # sums
+    elif math.isclose(alone, 5 * some, rel_tol=limit.CONSTANT):  # sums
         yield from _share(s, alone / (num - 1), together / num, b, 640)
-    elif math.isclose(alone, some, rel_tol=1e-4):
+    elif math.isclose(alone, some, rel_tol=limit.CONSTANT):
         yield from _share(s, alone, together, b, 1)
     else:
         yield finding("uneven_metric:number", many=alone, some=some)
@@ -139,10 +140,10 @@ def probe_metric(s):
 def _share(s, alone, together, b, divisor, num=1601):
     "For how many images the last one counts."
     other = _score(s, b.expand(640, *b.shape[1:])) / divisor
-    if math.isclose(alone, other, rel_tol=1e-3):
+    if math.isclose(alone, other, rel_tol=limit.SEEN):
         return
     share = (together - alone) / (other - alone) * num
-    if not 0.8 < share < 1.25:
+    if not limit.LIGHT < share < limit.HEAVY:
         yield finding("uneven_metric", num=num, share=share)
 
 # %% ../../nbs/inside/99_probes_evaluation.ipynb #0a118690
@@ -166,7 +167,8 @@ def probe_metric_terms(s):
         moved = _number(s)
     with as_found(s.model, True), fresh_weights(s.model, seed=1):
         other = _number(s)
-    if moves and math.isclose(first, moved, rel_tol=1e-7) and first != other:
+    deaf = math.isclose(first, moved, rel_tol=0.1 * limit.ROUNDING)
+    if moves and deaf and first != other:
         yield finding("metric_without_kl", first=first, moved=moved)
 
 # %% ../../nbs/inside/99_probes_evaluation.ipynb #cell-27dp1

@@ -9,6 +9,7 @@ __all__ = ['probe_gradients']
 from contextlib import contextmanager
 import torch
 from torch import nn
+from . import thresholds as limit
 from .family import best_guess
 from .findings import finding, listed
 from .flow import ancestors
@@ -58,8 +59,9 @@ def _compared(s):
     "The first part of the way where the two disagree, as a finding; else none."
     generator = torch.Generator().manual_seed(3)
     for where, (slope, real, noise) in _ways(s, generator):
-        off = abs(slope - real) > 0.25 * abs(real) + 20 * noise
-        if off and abs(real) > 20 * noise + 1e-9:
+        noise = limit.NOISE * noise
+        off = abs(slope - real) > limit.SLOPE * abs(real) + noise
+        if off and abs(real) > noise + limit.NOTHING:
             lost = ": nothing before it learns from it" if slope == 0 else ""
             said = dict(where=where, consequence=lost, slope=slope, real=real)
             wrong = slope != 0
@@ -97,7 +99,7 @@ def _with_slopes(s, total):
     slopes = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
     known = [(n, p, g) for (n, p), g in zip(named, slopes) if g is not None]
     largest = max((g.norm() for _, _, g in known), default=0.0)
-    return [row for row in known if row[2].norm() > 1e-6 * largest]
+    return [row for row in known if row[2].norm() > limit.ROUNDING * largest]
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-06c
 def _disagreeing(s, total, known, generator):
@@ -108,7 +110,8 @@ def _disagreeing(s, total, known, generator):
     slope = sum((g * step).sum().item() for (_, _, g), step in zip(known, steps))
     real, again = (_change(total, known, steps, size) for size in (1e-5, 3e-5))
     off = abs(real - slope)
-    if off < 1e-2 * len(known) ** 0.5 or off < 10 * abs(real - again):
+    rough = limit.STEPS * abs(real - again)
+    if off < limit.WEIGHTS * len(known) ** 0.5 or off < rough:
         return None  # they agree; or the changes themselves can't be measured so well
     if len(known) == 1:
         norm = known[0][2].norm().item()
@@ -166,7 +169,7 @@ def _ways_of_the_picture(s):
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-07b
 def _ways_of_the_kl(s):
     "From the posterior to the KL, with a picture that fits the image."
-    if s.sites.mean is None or s.kl is None or abs(s.kl.weight) <= 1e-9:
+    if s.sites.mean is None or s.kl is None or abs(s.kl.weight) <= limit.NOTHING:
         return
     held = {"away": True, "average": True}
     if s.sites.reconstruction is not None:

@@ -9,6 +9,7 @@ __all__ = ['probe_pixels', 'is_linear', 'probe_range', 'probe_likelihood', 'prob
 import math
 from contextlib import nullcontext
 import torch
+from . import thresholds as limit
 from .family import find_family
 from .findings import finding
 from .flow import ancestors
@@ -24,16 +25,17 @@ def probe_pixels(s):
     bernoulli = s.family is not None and s.family.name not in GAUSSIANS
     if s.family is not None and s.family.pixels == "scaled":
         return
-    grey = ((s.x > 0.01) & (s.x < 0.99)).float().mean()
-    if high > (10 if bernoulli else 100) and 0 <= low and high < 256:
+    grey = ((s.x > limit.BLACK) & (s.x < limit.WHITE)).float().mean()
+    bytes_from = limit.BYTES if bernoulli else limit.BYTES_OF_GAUSSIAN
+    if high > bytes_from and 0 <= low and high < 256:
         yield finding("pixels_0_255", high=high)
-    elif 0 <= low and high < 0.05:
+    elif 0 <= low and high < limit.TINY:
         yield finding("tiny_pixels", high=high)
-    elif bernoulli and low < -1e-6:
+    elif bernoulli and low < -limit.ROUNDING:
         yield finding("negative_pixels", low=low)
-    elif bernoulli and high > 1 + 1e-4:
+    elif bernoulli and high > 1 + limit.CONSTANT:
         yield finding("pixels_above_1", high=high)
-    elif bernoulli and s.family.name != "continuous logits" and grey > 0.001:
+    elif bernoulli and s.family.name != "continuous logits" and grey > limit.GREY:
         yield finding("grey_pixels", share=grey)
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #cell-08
@@ -47,7 +49,8 @@ def is_linear(s):
         pictures = [picture.logit() for picture in pictures]
     a, b, both, neither = pictures
     moved = (a - neither).abs().max()
-    return bool(moved > 1e-3 and (a + b - neither - both).abs().max() < 1e-3 * moved)
+    bent = (a + b - neither - both).abs().max()
+    return bool(moved > limit.SEEN and bent < limit.SEEN * moved)
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #cell-09
 def probe_range(s):
@@ -92,7 +95,7 @@ def _sums_to_one(s):
     sums = [picture.sum(1)] if s.x[0].numel() > 8 else []
     if s.x.ndim == 4 and 1 < s.x.shape[1] < 8 and picture.numel() == s.x.numel():
         sums.append(picture.view(s.x.shape).sum(1))
-    one = (total for total in sums if (total - 1).abs().max() < 1e-3)
+    one = (total for total in sums if (total - 1).abs().max() < limit.SEEN)
     total = next(one, None)
     return None if total is None else total.mean()
 
@@ -101,22 +104,28 @@ def _range_of_bernoulli(s, low, high):
     "Probabilities must reach from 0 to 1, logits must go both ways."
     probabilities = s.family.name == "probabilities"
     logits = s.family.name in ("logits", "continuous logits")
-    if probabilities and (low < -1e-6 or high > 1 + 1e-6):
+    outside = low < -limit.ROUNDING or high > 1 + limit.ROUNDING
+    if probabilities and outside:
         yield finding("logits_as_probabilities", low=low, high=high)
     elif (total := _sums_to_one(s)) is not None:
         yield finding("softmax_output", total=total)
-    elif probabilities and low >= 0.5 - 1e-6 and high < 0.7312:
-        yield finding("sigmoid_twice", low=low, high=high)
-    elif probabilities and low >= 0.5 - 1e-6:
-        yield finding("clipped_output:probabilities", low=low)
-    elif logits and low >= 0 and high <= 1 + 1e-3:
-        twice = _from_probabilities(s)
-        ends = dict(low=0.5, high=0.731) if twice else dict(low=low, high=high)
-        yield finding("sigmoid_twice" if twice else "probabilities_as_logits", **ends)
+    elif probabilities and low >= 0.5 - limit.ROUNDING:
+        twice = high < limit.SIGMOID_OF_1
+        name = "sigmoid_twice" if twice else "clipped_output:probabilities"
+        yield finding(name, low=low, high=high)
     elif logits and low >= 0:
-        yield finding("clipped_output:logits", low=low)
+        yield _logits_above_0(s, low, high)
     else:
         yield from _too_narrow(low, high, logits)
+
+# %% ../../nbs/inside/97_probes_picture.ipynb #above
+def _logits_above_0(s, low, high):
+    "A ReLU, or probabilities, perhaps with the logits of these computed after them."
+    if high > 1 + limit.SEEN:
+        return finding("clipped_output:logits", low=low)
+    if _from_probabilities(s):
+        return finding("sigmoid_twice", low=0.5, high=0.731)
+    return finding("probabilities_as_logits", low=low, high=high)
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #cell-10p1p1
 def _from_probabilities(s):
@@ -132,8 +141,9 @@ def _from_probabilities(s):
 
 def _too_narrow(low, high, logits):
     "Values that don't reach what is surely dark and surely bright."
-    below, above = (-3, 3) if logits else (0, 1)
-    narrow = max(abs(low), abs(high)) < 3 if logits else high - low < 0.9
+    below, above = (-limit.LOGIT, limit.LOGIT) if logits else (0, 1)
+    far = max(abs(low), abs(high))
+    narrow = far < limit.LOGIT if logits else high - low < limit.SURE
     if narrow:
         ends = dict(low=low, high=high, below=below, above=above)
         yield finding("unreachable_pixels:parameters", **ends)
@@ -144,12 +154,12 @@ def _range_of_pixels(s, values, stuck):
     low, high = values.min().item(), values.max().item()
     if (total := _sums_to_one(s)) is not None:
         yield finding("softmax_output", total=total)
-    elif stuck > 0.05 and len(values.unique()) > 10:
+    elif stuck > limit.STUCK and len(values.unique()) > 10:
         lower = (values == low).sum() > (values == high).sum()
         yield finding("clipped_output:pixels", stuck=stuck, end=low if lower else high)
     elif s.family.pixels == "as given":
         below, above = s.x.min().item(), s.x.max().item()
-        margin = 0.05 * (above - below)
+        margin = limit.MARGIN * (above - below)
         too_dark = below < low - margin and low > -1.01
         if too_dark or above > high + margin and high < 1.01:
             ends = dict(low=low, high=high, below=below, above=above)
@@ -198,7 +208,7 @@ def _gains(s):
 def _slope_100(s):
     "A straight line of slope 100: where PyTorch cuts the logarithm of 0 off."
     scales = (1, len(s.x), s.x.numel())
-    return any(abs(s.family.weight * scale / 100 - 1) < 0.02 for scale in scales)
+    return any(abs(s.family.weight * scale / 100 - 1) < limit.FIT for scale in scales)
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #cell-14c
 def probe_additive(s):
@@ -226,7 +236,8 @@ def probe_draws(s):
     if s.family is None or s.sites.mean is None or s.family.name not in _SLOPING:
         return
     one, other = (_slope(s, s.x, seed) for seed in (1, 2))
-    share = ((one - other).abs() > 1e-3 * one.abs().max()).float().mean().item()
+    differs = (one - other).abs() > limit.SEEN * one.abs().max()
+    share = differs.float().mean().item()
     seen, compared = s.flow.noises[s.sites.mean], _draws_of_target(s, s.run())
     if share > 0 and seen and compared and not seen & compared:
         yield finding("random_targets", share=share)
@@ -254,20 +265,22 @@ def probe_targets(s):
     if s.counted is None:
         return  # the gradient is cut, which another probe says
     left_out = (~s.counted).sum().item()
-    if left_out > 0.02 * s.counted.numel() and _is_a_pattern(s.counted):
+    if left_out > limit.LEFT_OUT * s.counted.numel() and _is_a_pattern(s.counted):
         yield finding("pixels_left_out", left_out=left_out, places=s.counted.numel())
     for place, changed in _changed_slopes(s, places):
-        elsewhere = (changed > 0.2 * changed.max()).nonzero().flatten().tolist()
+        moved = changed > limit.FACTOR * changed.max()
+        elsewhere = moved.nonzero().flatten().tolist()
         misplaced = changed.any() and elsewhere != [place]
         if misplaced and _equally_moved(changed, elsewhere):
             wrong.append((place, changed.argmax().item(), len(elsewhere)))
-    if len(wrong) >= 6:
+    if len(wrong) >= limit.WRONG_PLACES:
         yield _misplaced(s, *wrong[-1], len(wrong), len(places))
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #cell-16p1
 def _equally_moved(changed, places):
     "Whether the slope moved as much in all places: no filter lies over the pixels."
-    return len(places) < 3 or bool(changed[places].min() > 0.99 * changed[places].max())
+    least, most = changed[places].min(), changed[places].max()
+    return len(places) < 3 or bool(least > limit.SHARP * most)
 
 
 def _counted(s):
@@ -276,7 +289,7 @@ def _counted(s):
     if not (dark.any() or bright.any()):
         return None
     moved = (dark - bright).abs()
-    return (moved > 1e-6 * moved.max()).reshape(len(s.x), -1)
+    return (moved > limit.ROUNDING * moved.max()).reshape(len(s.x), -1)
 
 
 def _is_a_pattern(counted):

@@ -8,6 +8,7 @@ __all__ = ['probe_sampling', 'probe_heads', 'probe_sign', 'probe_kl', 'no_poster
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-03
 import math
 import torch
+from . import thresholds as limit
 from .family import best_guess
 from .findings import finding, listed
 from .weights import fresh_weights
@@ -36,7 +37,7 @@ def _pictures_follow(s):
         return [t for t in returned if t.numel() == x.numel()]
 
     pairs = zip(pictures(s.x), pictures(s.x.roll(1, 0)))
-    return any(not torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+    return any(not torch.allclose(a, b, atol=limit.ROUNDING) for a, b in pairs)
 
 
 def _without_noise(s):
@@ -74,11 +75,11 @@ def _noise(s):
         yield finding(few[0], **few[1])
         return
     across = unit.var(1).mean().item()
-    if (z[0] - z[1]).abs().max() < 1e-7:
+    if (z[0] - z[1]).abs().max() < 0.1 * limit.ROUNDING:
         yield finding("same_noise")
-    elif across < 0.01:
+    elif across < limit.SHARED:
         yield finding("shared_noise:images", across=across)
-    elif unit.shape[2] > 1 and unit.var(2).mean() < 0.01:
+    elif unit.shape[2] > 1 and unit.var(2).mean() < limit.SHARED:
         yield finding("shared_noise:dimensions")
     elif _is_gaussian(s):
         yield from _moments(unit)
@@ -98,16 +99,17 @@ def _fewer_draws(s):
 
 def _is_gaussian(s):
     "Whether the loss takes the posterior for a Gaussian; unknown without a loss."
-    return s.kl is None or bool(s.kl.reads) or s.kl.error < 0.03
+    return s.kl is None or bool(s.kl.reads) or s.kl.error < limit.LAW
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-08bp1
 def _moments(unit):
     "Mean, variance and kurtosis must be 0, 1 and 3, as far as so many draws can say."
     count, average, spread = unit.numel(), unit.mean().item(), unit.var().item()
     kurtosis = ((unit - average) ** 4).mean().item() / spread**2
-    off_mean = abs(average) > 6 / count**0.5 + 0.02
-    off_variance = abs(spread - 1) > 6 * (2 / count) ** 0.5 + 0.05
-    off_tails = abs(kurtosis - 3) > 6 * (24 / count) ** 0.5 + 0.3
+    many = limit.DEVIATIONS
+    off_mean = abs(average) > many / count**0.5 + limit.NOISE_MEAN
+    off_variance = abs(spread - 1) > many * (2 / count) ** 0.5 + limit.NOISE_VARIANCE
+    off_tails = abs(kurtosis - 3) > many * (24 / count) ** 0.5 + limit.NOISE_TAILS
     if off_mean or off_variance or off_tails:
         said = dict(average=average, spread=spread, kurtosis=kurtosis)
         name = "wrong_noise" if off_mean or off_variance else "other_noise"
@@ -132,7 +134,8 @@ def _driven_heads(s, fixed):
     "The two outputs under large random weights."
     means, ends = _driven(s)
     low, high = means.min().item(), means.max().item()
-    narrow = low > -1e-6 or max(-low, high) < 1 + 1e-4
+    within_one = max(-low, high) < 1 + limit.CONSTANT
+    narrow = low > -limit.ROUNDING or within_one
     if means.isfinite().all() and high > low and narrow:
         yield finding("limited_mean", low=low, high=high)
     widths = _free_widths(s, ends) if s.sites.second is not None else None
@@ -149,7 +152,7 @@ def _fixed_width(s):
     std = s.value(s.sites, "z", noise=1.0) - s.value(s.sites, "z", noise=0.0)
     if not std.isfinite().all():
         return
-    if (std - std[:1]).abs().max() < 1e-5 * std.abs().max():
+    if (std - std[:1]).abs().max() < 10 * limit.ROUNDING * std.abs().max():
         level = "note" if _learns_width(s) else "warning"
         yield finding("fixed_width", level, std=std[0, 0].item())
 
@@ -166,7 +169,8 @@ def _learns_width(s):
         return False
     parameters = [p for p in s.model.parameters() if p.requires_grad]
     slopes = torch.autograd.grad(up - still, parameters, allow_unused=True)
-    return any(slope is not None and slope.abs().max() > 1e-5 for slope in slopes)
+    heard = [slope for slope in slopes if slope is not None]
+    return any(slope.abs().max() > 10 * limit.ROUNDING for slope in heard)
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-12
 def _driven(s):
@@ -194,25 +198,25 @@ def _free_widths(s, ends):
     widths = [s.std(s.sites, value) for value in (-8.0, -4.0, 0.0, 4.0)]
     widths = [std for std in widths if math.isfinite(std)]
     known = ends is not None and ends.isfinite().all()
-    tight = known and (_lowest(ends) > 0.2 or -_lowest(-ends) < 0.9)
-    if tight and (ends - ends[:, :1]).abs().max() > 1e-3 * ends.max():
+    tight = known and (_lowest(ends) > limit.NARROW or -_lowest(-ends) < limit.WIDE)
+    if tight and (ends - ends[:, :1]).abs().max() > limit.SEEN * ends.max():
         return [ends.min().item(), ends.max().item()]
-    if len(widths) == 4 and max(widths) < 1.01 * widths[2] and widths[0] < 0.5:
+    if len(widths) == 4 and max(widths) < 1.01 * widths[2] and widths[0] < limit.OPEN:
         return widths  # it can't be wider than that
-    return widths if len(widths) == 4 and min(widths) > 0.7 else None
+    return widths if len(widths) == 4 and min(widths) > limit.CLOSED else None
 
 
 def _lowest(values):
     "The value below which two percent lie."
     values = values.flatten()
-    return values.kthvalue(max(1, round(0.02 * len(values)))).values
+    return values.kthvalue(max(1, round(limit.TAIL * len(values)))).values
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-13p1
 def _same_head(s):
     "Do mean and second output share outputs of one layer?"
     run, num = s.run(), len(s.x)
     a, b = (run.ops[i].output.reshape(num, -1) for i in (s.sites.mean, s.sites.second))
-    equal = (a[:, :, None] - b[:, None]).abs().amax(0) < 1e-6
+    equal = (a[:, :, None] - b[:, None]).abs().amax(0) < limit.ROUNDING
     shared = equal.any(1).sum().item()
     if shared:
         yield finding("same_head", shared=shared, units=a.shape[1])
@@ -233,7 +237,7 @@ def probe_kl(s):
     if kl is None or s.sites.mean is None or no_posterior(s):
         return
     scale = abs(s.family.weight) if s.family else 1.0
-    if all(abs(value) < 1e-6 * scale for m, std, value, right in kl.rows):
+    if all(abs(value) < limit.ROUNDING * scale for m, std, value, right in kl.rows):
         yield finding("no_kl")
         return
     if kl.weight < 0 and s.family is not None and s.family.weight < 0:
@@ -244,7 +248,7 @@ def probe_kl(s):
         if (own := own_parameters(s)) and not kl.beside:
             yield finding("learned_prior", names=listed(own, 3))
         return  # another law, or terms beside the KL: not checked, which is said
-    found = _known_form(s, kl) or _wrong_form(s, kl, max(0.03, s.kl_noise))
+    found = _known_form(s, kl) or _wrong_form(s, kl, max(limit.LAW, s.kl_noise))
     if found is not None:
         yield found
 
@@ -256,12 +260,13 @@ def no_posterior(s):
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-16
 def _known_form(s, kl):
     "Forms that some losses mean to have, and the wrong sign."
-    rows = [value * right for m, std, value, right in kl.rows if abs(right) > 0.05]
+    told = [row[2:] for row in kl.rows if abs(row[3]) > limit.NATS]
+    rows = [value * right for value, right in told]
     if kl.free:
         return finding("free_bits")
     if kl.held:
         return finding("kl_target", nats=kl.held * s.size / len(s.x))
-    if kl.weight < 0 and all(product < 0 for product in rows) and kl.bowl < 0.5:
+    if kl.weight < 0 and all(product < 0 for product in rows) and kl.bowl < limit.BOWL:
         return finding("kl_sign", change=kl.rows[0][2] / abs(kl.weight))
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-16p1
@@ -274,7 +279,8 @@ def _wrong_form(s, kl, tolerance):
     if kl.uneven > tolerance and kl.bowl < tolerance:
         most, least = 1 + kl.uneven, max(0.0, 1 - kl.uneven)
         return finding("uneven_kl", most=most, least=least)
-    odd_prior = not any(abs(kl.prior / slip - 1) < 0.03 for slip in (0.5, 1.0, 2.0))
+    slips = (0.5, 1.0, 2.0)
+    odd_prior = all(abs(kl.prior / slip - 1) >= limit.LAW for slip in slips)
     if kl.error > tolerance and odd_prior:
         return finding("other_prior", width=kl.prior**0.5)
     if kl.error > tolerance:
@@ -321,5 +327,5 @@ def _unlike(a, b):
     "Whether two gradients differ."
     if a is None or b is None:
         return False
-    tiny = 1e-7 * max(1.0, a.abs().max().item())
-    return not torch.allclose(a, b, rtol=1e-4, atol=tiny)
+    tiny = 0.1 * limit.ROUNDING * max(1.0, a.abs().max().item())
+    return not torch.allclose(a, b, rtol=limit.CONSTANT, atol=tiny)

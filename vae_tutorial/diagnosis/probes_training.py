@@ -11,6 +11,7 @@ import math
 import time
 import torch
 from torch import nn
+from . import thresholds as limit
 from .findings import finding, listed
 from .weights import as_found
 
@@ -28,7 +29,7 @@ def probe_optimizer(s):
     rates = [g["lr"] for g in groups if isinstance(g.get("lr"), (int, float))]
     yield from _rate(max(rates), kind) if rates else []
     decay = max((g.get("weight_decay") or 0.0 for g in groups), default=0.0)
-    if decay >= 1:
+    if decay >= limit.DECAY:
         yield finding("weight_decay", decay=decay)
     known = {id(p) for group in groups for p in group["params"]}
     named = list(s.model.named_parameters())
@@ -40,9 +41,10 @@ def probe_optimizer(s):
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-14bb
 def _rate(rate, kind):
     "A learning rate that changes nothing, or far too much."
-    if rate < (1e-7 if kind == "SGD" else 1e-8):
+    slow = limit.SLOW_SGD if kind == "SGD" else limit.SLOW
+    if rate < slow:
         yield finding("learning_rate:tiny", rate=rate)
-    elif kind in _ADAPTIVE and rate > 0.05:
+    elif kind in _ADAPTIVE and rate > limit.FAST:
         yield finding("learning_rate:large", rate=rate)
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-16
@@ -60,7 +62,7 @@ def probe_steps(s):
         return
     losses = _twenty_steps(s, groups, accepted, parameters)
     first, last = losses[0], losses[-1]
-    tame = math.isfinite(last) and min(losses[-5:]) <= first + 0.5 * abs(first)
+    tame = math.isfinite(last) and min(losses[-5:]) <= first + limit.GROWN * abs(first)
     if math.isfinite(first) and not tame:
         yield finding("learning_rate", steps=len(losses) - 1, first=first, last=last)
 
@@ -108,7 +110,7 @@ def probe_weights(s):
     if s.widths is not None:
         finite = s.widths.isfinite().all()
         widest = s.widths.abs().max().item() if finite else math.inf
-    if widest > 100:
+    if widest > limit.WIDEST:
         yield finding("exploding_variance", widest=widest)
     elif s.actual_loss is not None and not math.isfinite(s.actual_loss):
         yield finding("not_finite", loss=s.actual_loss)
@@ -146,10 +148,10 @@ def probe_units(s):
         if op.name not in _CUTTING or out.ndim < 2 or len(out) != len(s.x):
             continue
         on = (out.reshape(len(out), out.shape[1], -1) > 0).any(2).any(0)
-        if len(on) >= 4:
+        if len(on) >= limit.UNITS:
             shares.append(1 - on.float().mean().item())
-    if shares and max(shares) > 0.8:
-        level = "error" if max(shares) > 0.95 else "warning"
+    if shares and max(shares) > limit.DEAD:
+        level = "error" if max(shares) > limit.ALL_DEAD else "warning"
         said = dict(layers=len(shares), share=max(shares), num=len(s.x))
         yield finding("dead_relus", level, **said)
 
@@ -204,5 +206,5 @@ def _forgetful(s, norms):
             layer.running_mean.fill_(start)
         s.run()
         after.append([layer.running_mean.clone() for _, layer in norms])
-    pairs = zip(norms, *after)
-    return [name for (name, _), a, b in pairs if torch.allclose(a, b, atol=1e-6)]
+    same = [torch.allclose(a, b, atol=limit.ROUNDING) for a, b in zip(*after)]
+    return [name for (name, _), forgets in zip(norms, same) if forgets]

@@ -6,6 +6,7 @@
 __all__ = ['probe_weight', 'probe_divisor']
 
 # %% ../../nbs/inside/98_probes_weight.ipynb #imports
+from . import thresholds as limit
 from .findings import finding
 from .laws import GAUSSIANS
 from .probes_posterior import no_posterior
@@ -17,14 +18,16 @@ def probe_weight(s):
         return
     weight = s.kl.weight / s.family.weight / s.beta
     bernoulli = s.family.name not in GAUSSIANS
-    low, high = (0.8, 1.25) if bernoulli else (1e-4, 10.0)
+    low, high = limit.LIGHT, limit.HEAVY
+    if not bernoulli:
+        low, high = limit.LIGHT_OF_GAUSSIAN, limit.HEAVY_OF_GAUSSIAN
     if s.half_family is not None and s.half_kl and _halves_differ(s):
         yield _by_halves(s, weight)
     elif s.family.name == "squared error" and _is_half(s, weight):
         yield finding("missing_half:picture", weight=weight, meant=s.beta)
     elif low <= weight <= high:
         return
-    elif bernoulli and abs(weight - 2) < 0.04:
+    elif bernoulli and abs(weight / 2 - 1) < limit.FIT:
         yield finding("missing_half", weight=weight, meant=s.beta)
     else:
         yield _by_size(s, weight, bernoulli)
@@ -41,7 +44,7 @@ def _weighable(s):
         return False
     if s.counted is not None and not s.counted.all():
         return False  # some pixels don't count, as with a mask: no weight to compare
-    if kl.reads is None and kl.error > max(0.03, s.kl_noise):
+    if kl.reads is None and kl.error > max(limit.LAW, s.kl_noise):
         return False
     return family.name != "half of the cross-entropy"
 
@@ -49,13 +52,13 @@ def _weighable(s):
 def _is_half(s, weight):
     "Whether both terms are plain sums, and the squared error has no factor 1/2."
     sizes = (1, len(s.x))
-    plain = any(abs(s.family.weight * size / 2 - 1) < 0.01 for size in sizes)
-    return plain and abs(weight / 0.5 - 1) < 0.01
+    plain = any(abs(s.family.weight * size / 2 - 1) < limit.FACTORS for size in sizes)
+    return plain and abs(weight / 0.5 - 1) < limit.FACTORS
 
 # %% ../../nbs/inside/98_probes_weight.ipynb #cell-22p1
 def _halves_differ(s):
     "With half of the images a sum keeps its weight, a mean doubles it."
-    return abs(_picture_change(s) - s.half_kl / s.kl.weight) > 0.5
+    return abs(_picture_change(s) - s.half_kl / s.kl.weight) > limit.HALF
 
 
 def _picture_change(s):
@@ -73,9 +76,10 @@ def _by_halves(s, weight):
 def _by_size(s, weight, bernoulli):
     "A wrong weight, and the mistake that gives this number."
     reason = _reason(s, weight)
+    small = limit.FAR_BELOW < weight < limit.FAR_ABOVE
     return finding(
         "wrong_weight",
-        "error" if not 0.2 < weight < 5 or reason else "warning",
+        "warning" if small and not reason else "error",
         weight=weight,
         because=f": {reason}" if reason else "",
         beta=weight * s.beta,
@@ -122,7 +126,8 @@ def _reason(s, weight):
     for line in _REASONS.replace("\n    ", " ").strip().split("\n"):
         text, formula = line.split(" = ")
         value = _factor(formula, sizes)
-        if abs(weight * half / value - 1) < 0.03 or abs(weight / value - 1) < 0.03:
+        off = min(abs(weight * half / value - 1), abs(weight / value - 1))
+        if off < limit.LAW:
             return text.format(**sizes)
 
 # %% ../../nbs/inside/98_probes_weight.ipynb #cell-26
@@ -131,11 +136,11 @@ def probe_divisor(s):
     if s.family is None or s.half_family is None:
         return
     pixels = s.x[0].numel()
-    if abs(_picture_change(s) - 1) > 0.02 or not s.family.weight > 0:
+    if abs(_picture_change(s) - 1) > limit.FIT or not s.family.weight > 0:
         return
     for factor in (1.0, 2.0, pixels, pixels / 2):
         divisor = 1 / (s.family.weight * factor)
-        whole = abs(divisor / max(round(divisor), 1) - 1) < 1e-4
+        whole = abs(divisor / max(round(divisor), 1) - 1) < limit.CONSTANT
         if whole and divisor > 7 and round(divisor) != pixels:
             yield finding("fixed_divisor", batch=round(divisor))
             return

@@ -8,6 +8,7 @@ __all__ = ['Sites', 'locate', 'drawn_beside']
 # %% ../../nbs/inside/92_sites.ipynb #cell-03
 from typing import NamedTuple
 import torch
+from . import thresholds as limit
 from .flow import CHOICES, PRODUCTS, ancestors, find_flow
 from .flow import find_z
 from .tape import by_image, differ
@@ -211,9 +212,10 @@ def _measure_code(study, run, sites):
         return
     down, still, up = (study.value(sites, "z", noise=v) for v in (-1.0, 0.0, 1.0))
     size = (up - down).abs().max().clamp_min(1e-12)
-    bent = (up + down - 2 * still).abs().max() > 1e-3 * size
+    bent = (up + down - 2 * still).abs().max() > limit.SEEN * size
     other = [study.value(sites, "z", seed=1, noise=v) for v in (0.0, 1.0)]
-    random = (up - other[1]).abs().max() > 1e-3 * size and torch.equal(still, other[0])
+    steady = torch.equal(still, other[0])
+    random = steady and (up - other[1]).abs().max() > limit.SEEN * size
     apart = _correlated(study, run, sites, still)
     study.plain &= not (bent or random or apart)
 
@@ -230,7 +232,7 @@ def _correlated(study, run, sites, still):
     edit = {sites.noise: lambda out, args: one.to(out)}
     z = by_image(study.run(edit).ops[sites.z].output, len(still))
     moved = (z - still).abs()
-    return bool(moved[:, 1:].max() > 1e-4 * moved.max() > 0)
+    return bool(moved[:, 1:].max() > limit.CONSTANT * moved.max() > 0)
 
 # %% ../../nbs/inside/92_sites.ipynb #cell-19f
 def drawn_beside(study):
