@@ -171,6 +171,23 @@ def _check_objective(objective, labels):
         raise TypeError(
             f"objective {_name(objective)} needs labels: pass them to fit as labels="
         )
+    _check_call(objective, labels)
+
+# %% ../nbs/inside/76_the_door.ipynb #door-4-call
+def _check_call(objective, labels):
+    "Raise `TypeError` unless it can be called with so many arguments."
+    wanted = ["model", "x"] if labels is None else ["model", "x", "labels"]
+    try:
+        signature = inspect.signature(objective)
+    except (TypeError, ValueError):
+        return  # it does not say what it takes
+    try:
+        signature.bind(*wanted)
+    except TypeError as error:
+        raise TypeError(
+            f"objective is {_name(objective)}, which can't be called as "
+            f"objective({', '.join(wanted)}): {error}; pass one such as objectives.elbo"
+        ) from None
 
 # %% ../nbs/inside/76_the_door.ipynb #door-4-c2
 def _third(objective):
