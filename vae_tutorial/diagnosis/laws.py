@@ -145,7 +145,7 @@ def gaussian_prior(kl, even):
     fits = off.norm() < limit.FIT * (values - values.mean()).norm()
     square, log = answer[0].item(), answer[1].item()
     alike = abs(square / even - 1) < limit.LAW
-    return log / (2 * square) if fits and alike and log > 0.05 * square else 1.0
+    return log / (2 * square) if fits and alike and log > limit.APART * square else 1.0
 
 # %% ../../nbs/inside/93_laws.ipynb #apart
 def steps_apart(rows):

@@ -14,8 +14,8 @@ __all__ = ['NOTHING', 'ROUNDING', 'CONSTANT', 'SEEN', 'FACTORS', 'FIT', 'LAW', '
 # %% ../../nbs/inside/96_thresholds.ipynb #same
 NOTHING = 1e-9  # Below this a factor or a change counts as none
 ROUNDING = 1e-6  # What differs by less is the same: single precision keeps 7 digits
-CONSTANT = 1e-4  # Less is the same after many roundings, sums over pixels say
-SEEN = 1e-3  # A thousandth: more can't be rounding, and is small for any true effect
+CONSTANT = 1e-4  # The same for sums over many pixels, whose roundings add up
+SEEN = 1e-3  # More can't be rounding, and a true effect is not smaller
 FACTORS = 0.01  # To find a factor again that somebody typed
 FIT = 0.02  # To fit a law to several measured points
 LAW = 0.03  # A term further than this from a law doesn't follow it
