@@ -26,7 +26,10 @@ a hook changes the gradient between the posterior's mean and the picture, of eac
 measured: autograd's slopes of the picture are not its changes, and their ratio varies
     over the images
 fix: nothing, if you mean it, as a doubly reparameterized gradient does
+"""
 
+# %% ../../nbs/inside/95_texts_training.ipynb #cell-19q1x
+TRAINING += """
 gradient_cut:score | note | concepts/04_reparameterization
 no gradient passes through the sample; the means learn from the score, the slope of
     log q(z|x) times what z is worth
