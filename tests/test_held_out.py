@@ -33,7 +33,7 @@ from vae_tutorial.variants.vector_quantization import quantized_objective, vq_va
 EVERY = 1 if os.environ.get("VAE_TUTORIAL_SLOW") else 8
 # What the first finding says of these is another name, or nothing: see bench/held_out.py
 LEFT = set(
-    """group_norm_of_one_pixel squared_error_without_its_half truncated_noise
+    """squared_error_without_its_half truncated_noise
     number_of_pixels_of_another_data_set importance_weights_summed_over_the_batch
     parameters_of_the_loss_swapped gradient_of_a_root_at_zero
     kl_without_the_logarithm unit_sigma_drowns_faint_images
