@@ -335,6 +335,11 @@ FOLDS = {
 }
 
 
+def unbroken(cell):
+    "A table's cell in which a line may end before an error, not within it."
+    return cell[0].replace("± ", "±&nbsp;").replace(" %", "&nbsp;%")
+
+
 def finish(page, site, notebooks, config):
     """Make a page stand on its own: KaTeX and links from the site itself, its folds
     named by what they hold, the scripts of its live figures."""
@@ -354,6 +359,7 @@ def finish(page, site, notebooks, config):
     html = re.sub(
         r'href="[\w./]*\.html#(\w+\.\w+)"', rf'href="{up}reference.html#\1"', html
     )  # methods are documented there only
+    html = re.sub("<td[^>]*>[^<]*</td>", unbroken, html)
     if notebook := notebooks.get(page.relative_to(site)):
         html = html.replace(
             f'/nbs/{page.relative_to(site).with_suffix(".ipynb").as_posix()}"',

@@ -2,8 +2,8 @@
 also on a hosted notebook service."""
 
 import base64
+import lzma
 import re
-import zlib
 
 import nbformat
 from notebooks import plain_sections
@@ -14,7 +14,7 @@ INSTALL = """\
 # numbers that this page reads.
 import base64
 import importlib.util
-import zlib
+import lzma
 from pathlib import Path
 
 if importlib.util.find_spec("vae_tutorial") is None:
@@ -25,7 +25,7 @@ for name, content in results.items():
     file = Path("../results", name)
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
-        file.write_bytes(zlib.decompress(base64.b64decode(content)))
+        file.write_bytes(lzma.decompress(base64.b85decode(content)))
 """
 NO_ADDRESS = """raise ModuleNotFoundError(
         "This course has no public address yet. Install its package from your copy of it"
@@ -77,7 +77,7 @@ def standalone(notebook, page, pages, config):
     "The notebook at `page` of the course, so that it runs alone."
     code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
     results = {
-        file.name: base64.b64encode(zlib.compress(file.read_bytes(), 9)).decode()
+        file.name: base64.b85encode(lzma.compress(file.read_bytes())).decode()
         for file in sorted((config.nbs_path / "results").glob("*.*"))
         if file.name in code or file.stem in re.findall(r'stored\("([\w.]+)"', code)
     }

@@ -88,13 +88,15 @@ def _numbers(values):
 @checked
 def plus_minus(
     values: Any,  # A number for each seed
-    digits: int = 2,  # After the point
+    digits: int = 2,  # After the point; up to two more if the error would read 0
     scale: float | int = 1,  # Multiplies both numbers
 ) -> str:
     "Mean ± standard error as text."
     if type(digits) is not int or not 0 <= digits <= 20:
         raise ValueError(f"digits is {brief(digits)}: it must be from 0 to 20")
     parts = [float(scale) * value for value in mean_and_error(values)]
+    finer = range(digits, digits + 3)
+    digits = next((d for d in finer if float(f"{parts[1]:.{d}f}")), digits)
     return " ± ".join(f"{v:.{digits}f}" for v in parts if v == v).replace("-", "−")
 
 

@@ -62,7 +62,7 @@ def _same_means(s):
     mean = s.value(s.sites, "mean", **quiet)
     other = s.value(s.sites, "mean", x=s.x.roll(1, 0), **quiet)
     spread = (mean - other).abs().max()
-    small = spread <= limit.ROUNDING * max(1.0, mean.abs().max().item())
+    small = spread <= limit.CONSTANT * max(1.0, mean.abs().max().item())
     return spread.item() if mean.isfinite().all() and small else None
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21

@@ -12,7 +12,7 @@ from torch import nn
 from . import thresholds as limit
 from .findings import finding
 from .flow import ancestors
-from .sites import drawn_beside, locate
+from .sites import drawn_beside, drawn_later, locate
 from .tape import Quiet, Study, forked
 from .weights import as_found, fresh_weights
 
@@ -66,7 +66,7 @@ def _still_random(e, binary, quiet):
         shape = e.value(e.sites, "z").shape
         z = torch.randn(shape, generator=generator).to(e.x)
         moved = change("reconstruction", z=z, **quiet)
-        if moved > limit.ROUNDING and not drawn_beside(e):
+        if moved > limit.ROUNDING and not (drawn_beside(e) or drawn_later(e)):
             yield finding("dropout_in_eval:decoder", change=moved.item())
 
 # %% ../../nbs/inside/99_probes_evaluation.ipynb #cell-24p1

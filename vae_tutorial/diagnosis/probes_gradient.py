@@ -7,13 +7,14 @@ __all__ = ['probe_gradients']
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #imports
 from contextlib import contextmanager
+from functools import partial
 import torch
 from torch import nn
 from . import thresholds as limit
 from .family import best_guess
 from .findings import finding, listed
 from .flow import ancestors
-from .tape import differ
+from .tape import by_image, differ
 from .weights import precision
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-06
@@ -25,6 +26,7 @@ def probe_gradients(s):
         exact = bool(s.run().loss.isfinite())
         found = _compared(s) if exact else []
     found = found if exact else _compared(s)
+    found = [_meant(s, one) or one for one in found]
     yield from found
     run = s.run(grad=True)
     if strangers := _strangers(s, run):
@@ -72,6 +74,53 @@ def _compared(s):
     return _weights_compared(s, generator) if s.x.dtype == torch.float64 else []
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-06b
+def _meant(s, found):
+    "A note in the place of a finding, if it is a gradient of another kind."
+    if found.name == "wrong_gradient" and s.hooked and _hooked_by_image(s):
+        return finding("wrong_gradient:hook")
+    if found.name == "gradient_cut" and _is_score(s):
+        return finding("gradient_cut:score")
+
+
+def _is_score(s):
+    "Whether the mean's gradient hears the picture though z is held."
+    if s.sites.mean is None or s.sites.reconstruction is None:
+        return False
+    start = s.value(s.sites, "mean", **_half_noise(s)).reshape(-1)
+    slopes = []
+    for picture in (0.3, 0.6):
+        leaf = start.clone().requires_grad_()
+        held = dict(mean=leaf, z=0.3, reconstruction=picture)
+        loss = s.run(s.edits(s.sites, **held), grad=True).loss
+        slopes.append(_directional(loss, leaf, torch.ones_like(start)))
+    return abs(slopes[0] - slopes[1]) > limit.SEEN * max(map(abs, slopes))
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #by-image
+def _hooked_by_image(s):
+    "Whether a hook changes the gradient of each image by another factor."
+    if s.sites.mean is None or s.sites.reconstruction is None:
+        return False
+    start, num = s.value(s.sites, "mean", **_half_noise(s)).reshape(-1), len(s.x)
+    generator = torch.Generator().manual_seed(20)
+    direction = 0.01 * torch.randn(start.shape, generator=generator).to(start)
+    picture = partial(_pictures, s)
+    change = (picture(start + direction) - picture(start - direction)).detach()
+    weigh = torch.rand(num, s.copies, 1, generator=generator).to(change)
+    leaf = start.clone().requires_grad_()
+    value = (picture(leaf) * change.sign() * weigh).sum()
+    (slope,) = torch.autograd.grad(value, leaf)
+    told = (slope * direction).reshape(num, -1).sum(1)
+    factors = 2 * told / (change.abs() * weigh).sum((1, 2))
+    return bool(factors.std() > limit.LAW * factors.mean().abs())
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #pictures
+def _pictures(s, mean):
+    "Pictures for these means and the same draws, (images, samples, pixels)."
+    run = s.run(s.edits(s.sites, mean=mean), grad=True)
+    out = by_image(run.ops[s.sites.reconstruction].output, len(s.x))
+    return out.reshape(len(out), s.copies, -1)
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #weights-own
 def _weights_compared(s, generator):
     "Weights whose gradient of the picture is another number than its change."
     if s.sites.reconstruction is None:

@@ -73,6 +73,7 @@ class _Notes(TorchFunctionMode):
         self.ops, self.edits, self.strict = [], edits or {}, known is not None
         self.known = {id(t): t for t in known or ()}
         self.swapped = {}  # What stands in the place of what came from outside
+        self.hooked = False  # Whether a hook has been put on a tensor's gradient
 
     def record(self, name, args, kwargs, out):
         "Note one result, and return what stands in its place."
@@ -108,6 +109,7 @@ class Tape(_Notes):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        self.hooked |= name == "register_hook"
         if self.strict and name not in _SILENT:
             args, kwargs = self.from_outside(args, kwargs)
         out = func(*args, **kwargs)
@@ -218,7 +220,7 @@ class _Runner:
     def __init__(self, model, objective, x, seconds=math.inf):
         self.model, self.objective, self.x = model, objective, x
         self.returned, self.touched, self.calls = [], False, 0
-        self.calls_of_one, self.unsteady = {}, False
+        self.calls_of_one, self.unsteady, self.hooked = {}, False, False
         self.deadline = time.thread_time() + seconds
 
     def late(self):
@@ -245,6 +247,7 @@ class _Runner:
             loss = _recorded(self, tape, x, seed, grad, strict)
         finally:
             handle.remove()
+        self.hooked |= tape.hooked
         if loss is None:
             loss = x.new_tensor(math.nan)
         elif len(tape.ops) != self.usual(len(tape.ops)):

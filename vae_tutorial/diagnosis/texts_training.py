@@ -20,6 +20,22 @@ the gradient between {where} is not the derivative
 measured: autograd's slope is {slope:.3g}, finite differences say {real:.3g}
 fix: no detach, .data or own backward on a part of the way
 
+wrong_gradient:hook | note | beyond/31_bounds
+a hook changes the gradient between the posterior's mean and the picture, of each image
+    by another factor: a gradient of another kind, which is not judged
+measured: autograd's slopes of the picture are not its changes, and their ratio varies
+    over the images
+fix: nothing, if you mean it, as a doubly reparameterized gradient does
+"""
+
+# %% ../../nbs/inside/95_texts_training.ipynb #cell-19q1x
+TRAINING += """
+gradient_cut:score | note | concepts/04_reparameterization
+no gradient passes through the sample; the means learn from the score, the slope of
+    log q(z|x) times what z is worth
+measured: with z held, the gradient of the means changes with the picture
+fix: the same from z = mean + std * noise is far less noisy
+
 wrong_gradient | error | concepts/04_reparameterization
 the gradient that {name} gets is not the derivative: on a part of its ways to the
     picture it is cut or changed
