@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -101,6 +102,59 @@ def _only_first(self, x):
     return Model.encode(self, torch.zeros_like(x))
 
 
+class Normed(Model):
+    "Batch normalization on the log variance."
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+
+    def encode(self, x):
+        m, s = super().encode(x)
+        return m, self.norm(s)
+
+
+class NoiseOnce(Model):
+    "Noise of numpy's, drawn when the model is made."
+
+    def __init__(self):
+        super().__init__()
+        self.noise = torch.from_numpy(np.random.default_rng(0).standard_normal(5))
+
+    def sample(self, m, s):
+        return m + torch.exp(s / 2) * self.noise.float()
+
+
+class Tied(Model):
+    "The last layer is the first, transposed: of its own weights, or of a copy."
+
+    def last(self):
+        return self.body.weight
+
+    def decode(self, z):
+        return torch.sigmoid(F.leaky_relu(self.code(z)) @ self.last() + self.out.bias)
+
+
+class TiedToACopy(Tied):
+    def last(self):
+        return self.body.weight.detach()
+
+
+def _logits(self, z):
+    return self.out(F.leaky_relu(self.code(z)))
+
+
+def logit_loss(recon, x, mu, logvar):
+    pixels = F.binary_cross_entropy_with_logits(recon, x.flatten(1), reduction="sum")
+    return (pixels + kl(mu, logvar)) / len(x)
+
+
+def _numpy_noise(self, m, s):
+    noise = torch.from_numpy(np.random.standard_normal(m.shape)).float()
+    return m + torch.exp(s / 2) * noise
+
+
+SCRAMBLED = torch.randperm(784, generator=torch.Generator().manual_seed(0))
 FAULTS = {
     "kl over the mean, not its square": (
         "kl_formula",
@@ -424,6 +478,26 @@ FAULTS = {
         Model,
         lambda recon, x, mu, logvar: (bce(recon, x) + kl(mu, logvar) / 5) / len(x),
     ),
+    "tanh behind the logits": (
+        "unreachable_pixels",
+        changed(decode=lambda self, z: torch.tanh(_logits(self, z))),
+        logit_loss,
+    ),
+    "relu behind the logits": (
+        "clipped_output",
+        changed(decode=lambda self, z: F.relu(_logits(self, z))),
+        logit_loss,
+    ),
+    "batch norm on the log variance": ("limited_width", Normed, elbo_loss),
+    "noise drawn once": ("same_noise", NoiseOnce, elbo_loss),
+    "tied to a detached copy": ("wrong_gradient", TiedToACopy, elbo_loss),
+    "scrambled target": (
+        "transposed_targets",
+        Model,
+        lambda recon, x, mu, logvar: elbo_loss(
+            recon, x.flatten(1)[:, SCRAMBLED], mu, logvar
+        ),
+    ),
 }
 
 
@@ -564,6 +638,16 @@ HEALTHY = {
     "several samples in front": (changed(forward=_five_samples), X, _five_sample_loss),
     "one learned width": (OneWidth, X, elbo_loss),
     "a pair of functions": (lambda: (Model().encode, Model().decode), X, elbo_loss),
+    "logits": (changed(decode=_logits), X, logit_loss),
+    "numpy noise": (changed(sample=_numpy_noise), X, elbo_loss),
+    "tied weights": (Tied, X, elbo_loss),
+    "squared error without its half": (
+        Model,
+        X,
+        lambda recon, x, mu, logvar: (
+            ((recon - x.flatten(1)).square().sum() + kl(mu, logvar)) / len(x)
+        ),
+    ),
 }
 
 
@@ -724,8 +808,8 @@ def test_a_width_needs_its_logarithm(forgotten):
         ] == ["runaway_width"] * forgotten
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.1, None])
-def test_statistics_that_never_move(momentum):
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0, None])
+def test_statistics_that_never_move_or_forget(momentum):
     model = Model()
     model.norm = nn.BatchNorm1d(100, momentum=momentum)
     model.encode = lambda x: (lambda h: (model.m(h), model.s(h)))(
@@ -735,7 +819,25 @@ def test_statistics_that_never_move(momentum):
         finding.name
         for finding in diagnose(model, X, elbo_loss)
         if finding.level != "note"
-    ] == (["stuck_statistics"] if momentum == 0 else [])
+    ] == {0.0: ["stuck_statistics"], 1.0: ["train_eval_gap"]}.get(momentum, [])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_targets_that_are_drawn_again(again):
+    grey = load_mnist().train.images[:64]
+
+    def loss(model, x):
+        drawn = torch.bernoulli(x)
+        recon, m, s = model(drawn)
+        return elbo_loss(recon, torch.bernoulli(x) if again else drawn, m, s)
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        assert [
+            finding.name
+            for finding in diagnose(Model(), grey, loss)
+            if finding.level != "note"
+        ] == ["random_targets"] * again
 
 
 def test_a_saturated_decoder_and_a_linear_one():
@@ -862,6 +964,30 @@ def test_test_loops(seed):
             if finding.level != "note"
         ]
         assert worse == ([name] if name else [])
+
+
+def test_a_test_loop_without_the_kl():
+    def evaluate(model, images):
+        return sum(bce(model(p)[0], p).item() for p in images.split(100)) / len(images)
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        findings = diagnose(Model(), X, elbo_loss, evaluate=evaluate)
+        assert findings[0].name == "metric_without_kl" and not findings.healthy
+
+
+def test_a_learning_rate_explains_what_it_did():
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = changed(decode=_logits)()
+        optimizer = torch.optim.Adam(model.parameters(), lr=10.0)
+        for _ in range(20):
+            optimizer.zero_grad()
+            recon, m, s = model(X)
+            logit_loss(recon, X, m, s).backward()
+            optimizer.step()
+        findings = diagnose(model, X, logit_loss, optimizer=optimizer)
+        assert findings[0].name == "learning_rate", findings
 
 
 def test_beta_that_is_meant():

@@ -207,6 +207,7 @@ class Case(NamedTuple):
     optimizer: Callable | None = adam  # None: no training
     training_loss: Callable | None = None  # If another than the one shown
     evaluate: Callable | None = None  # The test loop
+    grey: bool = False  # Whether the images are grey, not binary
 
 
 MEAN_IMAGE = "one grey mean image for all"
@@ -281,7 +282,7 @@ _MILLIONS = "a KL of millions, then NaN"
 IN_PIXELS = [
     Case(
         "probabilities_as_logits",
-        "the pictures go black",
+        "the pictures go blank: all pixels near 0",
         lambda r, k, r0, k0: r < -700 and k < 1,
         loss=logits_wanted,
     ),
