@@ -99,7 +99,7 @@ def plus_minus(
     digits = next((d for d in finer if float(f"{parts[1]:.{d}f}")), digits)
     return " ± ".join(f"{v:.{digits}f}" for v in parts if v == v).replace("-", "−")
 
-
+# %% ../nbs/inside/79_stored_results.ipynb #agrees
 @checked
 def agrees(
     text: str,  # Such as "0.22 ± 0.01"

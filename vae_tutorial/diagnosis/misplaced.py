@@ -87,7 +87,11 @@ def near(r, k, r0, k0):
 
 
 _PALE = "pale digits on grey: no pixel is surely dark or bright"
+
+
 _GREY = "one even grey; the loss stays near 784 log 2 = 543"
+
+# %% ../../nbs/inside/88_misplaced_calls.ipynb #cell-20p1
 IN_THE_END = [
     Case(
         "unreachable_pixels",

@@ -48,7 +48,7 @@ def straight_through(
 class Codebook(nn.Module):
     "Vectors that follow the encoder's by moving averages."
 
-    def __init__(self, num_codes, code_dim, decay=0.98, restart=0.1):
+    def __init__(self, num_codes, code_dim, decay=0.98, restart=0.5):
         "A code used less than `restart` of an equal share starts anew; 0: never."
         super().__init__()
         self.decay, self.restart = decay, restart
@@ -254,7 +254,7 @@ def vq_vae(
     hidden: Sizes = (32, 64),  # Channels after each halving
     prior_width: Count = 64,  # Of the transformer
     prior_layers: Count = 2,  # Of the transformer
-    restart: Weight = 0.1,  # Share of equal use below which a code starts anew
+    restart: Weight = 0.5,  # Share of equal use below which a code starts anew
 ) -> VAE:  # With codes as latents, one for each place of the smallest map
     "A VAE with a codebook (van den Oord et al. 2017)."
     _check_codes(image_shape, num_codes, code_dim, hidden)
