@@ -26,7 +26,6 @@ from .sites import Sites, locate
 from .tape import Study, forked, tensors
 from .weights import as_found, fresh_weights
 
-
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-06
 _all_ = ["Diagnosis", "Finding"]
 
@@ -122,6 +121,9 @@ _CAUSES = {"frozen", "learning_rate", "weight_decay", "not_in_optimizer"}
 
 
 _EXPLAINS = {"not_additive": {"wrong_weight", "kl_formula", "no_kl", "uneven_kl"}}
+_EXPLAINS |= dict.fromkeys(
+    ("same_noise", "wrong_sample"), {"kl_formula", "no_kl", "fixed_width"}
+)
 
 
 def _causes_first(findings):

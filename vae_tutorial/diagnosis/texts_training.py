@@ -204,7 +204,7 @@ fix: momentum 0.1 in batch normalization, batches of 32 and more; or layer or gr
 train_eval_gap:statistics | error | build/14_evaluation
 running statistics of normalization layers keep the last batch only, so eval mode
     normalizes by one batch
-measured: {names} forget what they were before a pass
+measured: after a pass nothing is left of the running means that {names} had before
 fix: leave momentum at 0.1
 """
 
@@ -239,7 +239,7 @@ fix: add up sums over images, and divide once by the number of images
 
 metric_without_kl | warning | build/14_evaluation
 the test loop leaves the KL out: its number is no bound
-measured: other widths of the posterior leave it at {first:.6g}, {moved:.6g}
+measured: it is {first:.6g}, and with other widths of the posterior {moved:.6g}
 fix: return reconstruction loss + KL, or say that it is a reconstruction error
 
 not_checked | note | limits/28_diagnosis
