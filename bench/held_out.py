@@ -1,4 +1,4 @@
-"""What `diagnose` says of every held-out case (tests/held_out.py): counts, and times.
+"""What `diagnose` says of every held-out case (tests/held_out*.py): counts, and times.
 
 .venv/bin/python bench/held_out.py [FILE]    FILE: the counts as JSON"""
 
@@ -12,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import held_out  # noqa: E402
+import held_out_later  # noqa: E402
 from vae_tutorial.diagnosis import diagnose  # noqa: E402
 
 
@@ -37,32 +38,39 @@ def kind(case, worse, names):
     return "under another name" if worse else "missed"
 
 
-def main():
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+def count(cases):
+    "What is said of all cases of a set, in numbers; what is wrong is printed."
     counts = dict.fromkeys(("named first", "named later", "under another name"), 0)
     counts |= {"missed": 0, "clean": 0, "accused": 0, "crashed": 0}
-    counts |= {"faults": len(held_out.FAULTS), "healthy": len(held_out.HEALTHY)}
+    counts |= {"faults": len(cases.FAULTS), "healthy": len(cases.HEALTHY)}
     slowest = 0.0
-    for case in [*held_out.FAULTS, *held_out.HEALTHY, *held_out.CRASHERS]:
+    for case in [*cases.FAULTS, *cases.HEALTHY, *cases.CRASHERS]:
         worse, names, said, seconds = ask(case)
         slowest = max(slowest, seconds)
         counts["crashed"] += said.startswith("crash")
-        if case in held_out.FAULTS:
+        if case in cases.FAULTS:
             how = kind(case, worse, names)
-        elif case in held_out.HEALTHY:
+        elif case in cases.HEALTHY:
             how = "clean" if worse == [] else "accused"
         else:
             continue
         counts[how] += 1
         if how not in ("named first", "clean"):
             print(f"{how}: {case.name}, expected {case.expected}, {names} {said}")
-    counts["slowest"] = round(slowest, 1)
-    print(counts)
-    if len(sys.argv) > 1:
-        path = Path(sys.argv[1])
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(kept | {"now": counts}, indent=1) + "\n")
+    print(counts | {"slowest": round(slowest, 1)})
+    return counts | {"slowest": round(slowest, 1)}
+
+
+def main():
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name, cases in {"first set": held_out, "second set": held_out_later}.items():
+        counts = count(cases)
+        if len(sys.argv) > 1:
+            path = Path(sys.argv[1])
+            kept = json.loads(path.read_text()) if path.exists() else {}
+            kept[name] = kept.get(name, {}) | {"now": counts}
+            path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def _adds_up(study, loss, base):
         loss(v, base) - zero for v in (m * part, m * (1 - part), m)
     )
     size = abs(one) + abs(other) + abs(both) + limit.NOTHING
-    return abs(one + other - both) < limit.FIT * size
+    return abs(one + other - both) < limit.SEEN * size
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-18b
 def _is_free(loss, base, start, far, size):

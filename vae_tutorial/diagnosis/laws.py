@@ -52,6 +52,7 @@ FAMILIES = {
     "absolute error": lambda r, v: (r - v).abs(),
     "log squared error": lambda r, v: 0.5 * (r - v).square().log(),
     "half of the cross-entropy": lambda r, v: -v * r.log(),
+    "half of it, of logits": lambda r, v: v * F.softplus(-r),
     "swapped cross-entropy": lambda r, v: _swapped(r, v),
     "swapped logits": lambda r, v: FAMILIES["swapped cross-entropy"](r.sigmoid(), v),
     "continuous logits": _continuous_logits,

@@ -12,7 +12,7 @@ from . import thresholds as limit
 from .findings import finding
 from .flow import ancestors
 from .sites import drawn_beside
-from .tape import differ, replace
+from .tape import by_image, differ, replace
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-20
 def probe_code(s):
@@ -85,10 +85,47 @@ def _code_findings(s, z, first):
         said = dict(count=len(deaf), units=units, first=deaf[0])
         yield finding("dimensions_left_out", **said)
     seen = change(z, s.x.roll(1, 0)).max()
-    if other > tiny and seen > limit.SEEN * other and not drawn_beside(s):
+    if other > tiny and seen > limit.SEEN * other and not _may_see(s, change, z):
         yield finding("decoder_sees_x", change=seen.item())
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1
+def _may_see(s, change, z):
+    "Whether the image comes by another code, a flow, or pixel after pixel."
+    return drawn_beside(s) or _is_flow(s) or _is_causal(s, change, z)
+
+
+def _is_flow(s):
+    "Whether z becomes another code, which the loss hears, and alone makes the picture."
+    flow, z, picture = s.flow, s.sites.z, s.sites.reconstruction
+    ops, size, way = s.run().ops, s.z_shape.numel(), ancestors(flow, picture)
+    later = [i for i in sorted(way) if i > z and z in ancestors(flow, i)]
+    later = [i for i in later if ops[i].output.numel() == size and i != picture]
+    for i in later[-6:]:
+        code = {i: replace(ops[i].output)}
+        seen = [by_image(s.run(code, x).ops[picture].output, len(s.x)) for x in _two(s)]
+        moved = {i: replace(ops[i].output + 0.3)}
+        losses = [s.run(one | _with_grey(s)).loss for one in (code, moved)]
+        if torch.equal(*seen) and differ(*losses):
+            return True
+    return False
+
+# %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1p1x
+def _two(s):
+    return s.x, s.x.roll(1, 0)
+
+# %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1p1
+def _is_causal(s, change, z):
+    "Whether a pixel changes the picture at later pixels only, as if written in order."
+    count = s.x[0].numel()
+    for place in (count // 4, count // 2):
+        x = s.x.flatten(1).clone()
+        x[:, place] = s.x.max() + s.x.min() - x[:, place]
+        moved = change(z, x.view_as(s.x)).reshape(len(x), -1, count).amax((0, 1))
+        if moved[: place + 1].any() or not moved.any():
+            return False
+    return True
+
+# %% ../../nbs/inside/97_probes_code.ipynb #mixed
 def _mixed(change, z, tiny):
     "Whether moving one image's code moves other images' pictures."
     own, *others = change(torch.cat([z[:1] + 2, z[1:]])).amax(1)

@@ -188,7 +188,7 @@ def _strange_laws(s):
     swapped = s.family.name.startswith("swapped")
     if swapped or s.family.name == "absolute error" and _slope_100(s):
         yield finding("swapped_arguments")
-    if s.family.name == "half of the cross-entropy":
+    if s.family.name.startswith("half of"):
         yield finding("half_cross_entropy")
     if s.family.pixels == "inverted":
         yield finding("inverted_targets")

@@ -46,7 +46,7 @@ def _weighable(s):
         return False  # some pixels don't count, as with a mask: no weight to compare
     if kl.reads is None and kl.error > max(limit.LAW, s.kl_noise):
         return False
-    return family.name != "half of the cross-entropy"
+    return not family.name.startswith("half of")
 
 # %% ../../nbs/inside/98_probes_weight.ipynb #cell-22p1x
 def _is_half(s, weight):

@@ -250,7 +250,7 @@ class _Runner:
         self.hooked |= tape.hooked
         if loss is None:
             loss = x.new_tensor(math.nan)
-        elif len(tape.ops) != self.usual(len(tape.ops)):
+        elif len(x) == len(self.x) and len(tape.ops) != self.usual(len(tape.ops)):
             self.unsteady = True  # other numbers take another way through the model
         return Run(loss, tape.ops, list(self.returned))
 
