@@ -1,8 +1,8 @@
 """`diagnose` on models and faults of many kinds.
 
 `kinds.py` is what it was developed on; `held_out.py` and `held_out_later.py` were written
-by two who had not read it. Every twelfth case is asked here, all of them with VAE_TUTORIAL_SLOW=1;
-`bench/held_out.py` counts what all held-out ones give."""
+by two who had not read it. Every twelfth case is asked here, all of them with
+VAE_TUTORIAL_SLOW=1; `bench/held_out.py` counts what all held-out ones give."""
 
 import os
 import warnings
