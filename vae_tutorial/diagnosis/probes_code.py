@@ -100,9 +100,10 @@ def _is_flow(s):
     ops, size, way = s.run().ops, s.z_shape.numel(), ancestors(flow, picture)
     later = [i for i in sorted(way) if i > z and z in ancestors(flow, i)]
     later = [i for i in later if ops[i].output.numel() == size and i != picture]
+    images = s.x, s.x.roll(1, 0)
     for i in later[-6:]:
         code = {i: replace(ops[i].output)}
-        seen = [by_image(s.run(code, x).ops[picture].output, len(s.x)) for x in _two(s)]
+        seen = [by_image(s.run(code, x).ops[picture].output, len(s.x)) for x in images]
         moved = {i: replace(ops[i].output + 0.3)}
         losses = [s.run(one | _with_grey(s)).loss for one in (code, moved)]
         if torch.equal(*seen) and differ(*losses):
