@@ -110,10 +110,6 @@ def _is_flow(s):
             return True
     return False
 
-# %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1p1x
-def _two(s):
-    return s.x, s.x.roll(1, 0)
-
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1p1
 def _is_causal(s, change, z):
     "Whether a pixel changes the picture at later pixels only, as if written in order."
