@@ -29,7 +29,8 @@ def product(
     bias: Tensor | None = None,  # Shape (outer,)
 ) -> Tensor:  # a @ b.T + bias, shape (..., outer)
     "A product by the library that is fastest on this processor; no gradient."
-    if _onednn is not None and b.numel() >= 2**14:
+    is_large = b.numel() >= 2**14 and b.dtype == torch.float32
+    if _onednn is not None and is_large:
         return _onednn(a, b, bias, "none", [], "")
     return F.linear(a, b, bias)
 
