@@ -123,7 +123,9 @@ class Table:
         self.rows = [[str(cell) for cell in row] for row in rows]
 
     def _repr_markdown_(self):
-        head, *body = [f"| {' | '.join(row)} |" for row in self.rows]
+        whole = "\u00a0±\u00a0"  # is not broken at the end of a line
+        rows = [[cell.replace(" ± ", whole) for cell in row] for row in self.rows]
+        head, *body = [f"| {' | '.join(row)} |" for row in rows]
         return "\n".join([head, "|---" * len(self.rows[0]) + "|", *body])
 
     def __repr__(self):
