@@ -28,7 +28,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from notebooks import GENERATED, is_skipped, kind, own_text, plain_sections
+from notebooks import GENERATED, kind, own_text, plain_sections
 from site_doors import with_doors, write_doors
 from site_exercises import add_scripts, put_forms
 from site_links import COPIES, copy_texts, is_plain, with_lines, with_post_linked
@@ -164,11 +164,8 @@ def join_imports(cells, kinds):
 
 
 def role_of(cell):
-    "A code cell's kind; a lesson that only `make results` runs has one of its own."
-    if cell.cell_type != "code":
-        return None
-    is_slow = is_skipped(cell, ["slow"]) and kind(cell) == "lesson"
-    return "slow" if is_slow else kind(cell)
+    "A code cell's kind."
+    return kind(cell) if cell.cell_type == "code" else None
 
 
 def shape_code(cell, role):

@@ -81,6 +81,7 @@ HIDDEN = {
     "picture",
     "solution",
     "helper",
+    "slow",
 }  # in JupyterLab, their source
 
 
@@ -105,7 +106,8 @@ def is_verdict(statement):
 
 def kind(cell):
     """What a code cell is for: "imports", "check", "picture", "solution", "helper",
-    "lesson" or, where it holds nothing but `#| default_exp`, "directive"."""
+    "lesson"; "slow", which only `make results` runs; or, where it holds nothing but
+    `#| default_exp`, "directive"."""
     for summary in ("Solution", "Helper"):
         if re.search(rf'^#\|\s*code-summary:\s*"?{summary}', cell.source, re.M):
             return summary.lower()
@@ -120,12 +122,13 @@ def kind(cell):
         return "check"
     if re.search(r"^#\|\s*(fig-alt:|echo:\s*false)", cell.source, re.M):
         return "picture"
-    return "lesson"
+    return "slow" if is_skipped(cell, ["slow"]) else "lesson"
 
 
 def hide_sources(notebook):
     """Hide in JupyterLab what the site folds; of a solution, its answer too. JupyterLab
-    then shows the first line: an empty one, where a directive would be noise."""
+    then shows the first line: an empty one, where a directive would be noise, and that
+    of a slow cell."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -136,7 +139,7 @@ def hide_sources(notebook):
         cell.metadata.pop("jupyter", None)
         if any(hidden.values()):
             cell.metadata.jupyter = {key: True for key in hidden if hidden[key]}
-        blank = "\n" if hidden["source_hidden"] else ""
+        blank = "\n" if hidden["source_hidden"] and kind(cell) != "slow" else ""
         if (source := cell.source.lstrip("\n")).startswith("#|"):
             cell.source = blank + source
 
