@@ -20,9 +20,12 @@ LESSONS = ("start/", "concepts/", "build/", "limits/", "beyond/")
 OF_CODE = ("inside/", "practice/gradients_by_hand")
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("scheme", ["http", "file"])
-def test_page_is_complete(page, scheme, browser, site, address):
+# From a file all pages are of one make; those with live figures: tests/test_live.py.
+ADDRESSES = [("http", page) for page in PAGES] + [("file", page) for page in PAGES[::8]]
+
+
+@pytest.mark.parametrize("scheme, page", ADDRESSES)
+def test_page_is_complete(scheme, page, browser, site, address):
     "Formulas rendered, nothing from elsewhere, no error, no wider than a phone; light."
     url = address + page if scheme == "http" else (site / page).as_uri()
     with Visit(browser, url, viewport={"width": 375, "height": 800}) as visit:
@@ -204,15 +207,7 @@ def faults(visit, page):
             yield f"code cut off at {width} px, {len(line)} columns: {line[:60]}"
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_lesson_comes_first(page, browser, address):
-    with Visit(browser, address + page) as visit:
-        found = list(faults(visit, page))
-    assert not found, "\n".join(["", *found])
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_folds_say_what_they_hold(page, browser, address):
+def folded(visit, page):
     "Each check is closed under its line, which stands nowhere else; figures are open."
     notebook = nbformat.read(notebooks.NBS / NOTEBOOK_OF[page], as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -222,21 +217,28 @@ def test_folds_say_what_they_hold(page, browser, address):
         if notebooks.kind(cell) == "check"
     ]
     captions = [caption for cell in cells if (caption := docs.option(cell, "fig-cap"))]
+    checks = visit.page.locator("main details.check:not([open])")
+    shown = [
+        re.sub(r"\W+", " ", text).strip()
+        for text in checks.locator("summary").all_inner_texts()
+    ]
+    assert shown == lines
+    assert visit.page.locator("main .cell-output:has-text('Checked:')").count() == 0
+    figures = visit.page.locator("main .cell-output figure.figure:has(figcaption)")
+    numbers = figures.locator("figcaption strong").all_inner_texts()
+    assert numbers == [f"Figure {n}." for n in range(1, len(captions) + 1)]
+    assert figures.locator("img, .live-figure").count() == len(captions)
+    helpers = sum(notebooks.kind(cell) == "helper" for cell in cells)
+    assert visit.page.locator("main details.helper").count() == helpers
+    assert visit.page.locator("main details[open]").count() == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_lesson_comes_first(page, browser, address):
     with Visit(browser, address + page) as visit:
-        checks = visit.page.locator("main details.check:not([open])")
-        shown = [
-            re.sub(r"\W+", " ", text).strip()
-            for text in checks.locator("summary").all_inner_texts()
-        ]
-        assert shown == lines
-        assert visit.page.locator("main .cell-output:has-text('Checked:')").count() == 0
-        figures = visit.page.locator("main .cell-output figure.figure:has(figcaption)")
-        numbers = figures.locator("figcaption strong").all_inner_texts()
-        assert numbers == [f"Figure {n}." for n in range(1, len(captions) + 1)]
-        assert figures.locator("img, .live-figure").count() == len(captions)
-        helpers = sum(notebooks.kind(cell) == "helper" for cell in cells)
-        assert visit.page.locator("main details.helper").count() == helpers
-        assert visit.page.locator("main details[open]").count() == 0
+        folded(visit, page)
+        found = list(faults(visit, page))
+    assert not found, "\n".join(["", *found])
 
 
 def test_switch_shows_all_code_and_is_remembered(browser, address):
