@@ -8,7 +8,9 @@ __all__ = ['measure', 'measure_state']
 # %% ../../nbs/inside/93_measure.ipynb #imports
 import torch
 from .family import measure_family
+from .flow import NORMALS
 from .kl import measure_kl
+from .tape import replace
 
 # %% ../../nbs/inside/93_measure.ipynb #cell-29
 def measure(s):
@@ -33,9 +35,34 @@ def measure(s):
 
 # %% ../../nbs/inside/93_measure.ipynb #cell-29p1
 def _neutral(s):
-    "Numbers for the parts of the posterior that are there."
+    "Numbers for the parts of the posterior that are there, if they can be held."
+    s.unheld = _is_unheld(s)
+    s.plain &= not s.unheld
     held = {"mean": 0.0, "second": 0.5, "noise": 0.5} if s.plain else {"noise": 0.5}
     return {k: v for k, v in held.items() if getattr(s.sites, k) is not None}
+
+# %% ../../nbs/inside/93_measure.ipynb #unheld
+def _is_unheld(s):
+    "Whether an image's draws change with the parameters of others, as by rejection."
+    run, flow, half = s.run(), s.flow, len(s.x) // 2
+    for i in sorted(flow.drawn):
+        op = run.ops[i]
+        in_place = any(t is op.output for t in op.inputs)
+        into = {k for k in flow.sources[i] if flow.encoded[k] and not in_place}
+        rows = all(run.ops[k].output.shape[:1] == (len(s.x),) for k in into)
+        if not into or not rows or op.name in NORMALS or len(op.output) != len(s.x):
+            continue
+        edits = {k: replace(_with_others(run.ops[k].output, half)) for k in into}
+        if not torch.equal(s.run(edits).ops[i].output[half:], op.output[half:]):
+            return True
+    return False
+
+
+def _with_others(values, half):
+    "The first rows replaced by other images' rows."
+    other = values.clone()
+    other[:half] = values[half : 2 * half]
+    return other
 
 # %% ../../nbs/inside/93_measure.ipynb #cell-36
 def measure_state(s):
