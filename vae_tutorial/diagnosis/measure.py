@@ -43,25 +43,36 @@ def _neutral(s):
 
 # %% ../../nbs/inside/93_measure.ipynb #unheld
 def _is_unheld(s):
-    "Whether an image's draws change with the parameters of others, as by rejection."
+    "Whether an image's draws follow the parameters of those before, as by rejection."
     run, flow, half = s.run(), s.flow, len(s.x) // 2
     for i in sorted(flow.drawn):
-        op = run.ops[i]
-        in_place = any(t is op.output for t in op.inputs)
-        into = {k for k in flow.sources[i] if flow.encoded[k] and not in_place}
-        rows = all(run.ops[k].output.shape[:1] == (len(s.x),) for k in into)
-        if not into or not rows or op.name in NORMALS or len(op.output) != len(s.x):
+        op, into = run.ops[i], _parameters_of(s, run.ops, i)
+        if not into or op.name in NORMALS or len(op.output) != len(s.x):
             continue
-        edits = {k: replace(_with_others(run.ops[k].output, half)) for k in into}
-        if not torch.equal(s.run(edits).ops[i].output[half:], op.output[half:]):
-            return True
+        one, other = (
+            s.run({k: replace(_twice(run.ops[k].output, start)) for k in into}).ops[i]
+            for start in (half, 0)
+        )
+        before = torch.equal(other.output[:half], op.output[:half])
+        if before and not torch.equal(one.output[half:], op.output[half:]):
+            return True  # drawn one after the other
     return False
 
+# %% ../../nbs/inside/93_measure.ipynb #unheldp1
+def _parameters_of(s, ops, i):
+    "The encoded numbers that go into a draw, if they have a row for each image."
+    if any(t is ops[i].output for t in ops[i].inputs):
+        return set()  # in place: what went in is overwritten
+    into = {k for k in s.flow.sources[i] if s.flow.encoded[k]}
+    rows = all(ops[k].output.shape[:1] == (len(s.x),) for k in into)
+    return into if rows else set()
 
-def _with_others(values, half):
-    "The first rows replaced by other images' rows."
-    other = values.clone()
-    other[:half] = values[half : 2 * half]
+
+def _twice(values, start):
+    "The half of the rows that begins there, in the place of the other half, too."
+    half, other = len(values) // 2, values.clone()
+    part = values[start : start + half]
+    other[:half], other[half : 2 * half] = part, part
     return other
 
 # %% ../../nbs/inside/93_measure.ipynb #cell-36

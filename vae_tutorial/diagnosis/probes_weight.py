@@ -206,7 +206,8 @@ def probe_flow(s):
     joined = (s.sites.noise, s.sites.noise) in s.flow.meetings
     if s.bare or not s.plain or joined or None in (s.sites.mean, s.sites.noise):
         return
-    if s.copies > 1 or s.sites.reconstruction is None:
+    many = s.size > limit.WAYS * len(s.x)
+    if s.copies > 1 or many or s.sites.reconstruction is None:
         return
     with fresh_weights(s.model, gain=0.3):  # so that no step of a flow explodes
         end = _end_of_flow(s)

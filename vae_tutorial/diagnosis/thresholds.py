@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOTHING', 'ROUNDING', 'CONSTANT', 'SEEN', 'FACTORS', 'FIT', 'LAW', 'APART', 'SPREAD', 'BLACK', 'WHITE', 'GREY',
            'TINY', 'BYTES', 'BYTES_OF_GAUSSIAN', 'STUCK', 'MARGIN', 'SURE', 'LOGIT', 'SIGMOID_OF_1', 'TOO_LARGE',
-           'LEFT_OUT', 'WRONG_PLACES', 'FACTOR', 'SHARP', 'OTHERS', 'ACTIVE', 'CLASSES', 'OFFSETS', 'LEVELS',
+           'LEFT_OUT', 'WRONG_PLACES', 'FACTOR', 'SHARP', 'OTHERS', 'ACTIVE', 'CLASSES', 'OFFSETS', 'WAYS', 'LEVELS',
            'LIKENESS', 'COLLAPSED', 'DEVIATIONS', 'NOISE_MEAN', 'NOISE_VARIANCE', 'NOISE_TAILS', 'SHARED', 'NARROW',
            'WIDE', 'OPEN', 'CLOSED', 'TAIL', 'NATS', 'BOWL', 'LIGHT', 'HEAVY', 'LIGHT_OF_GAUSSIAN', 'HEAVY_OF_GAUSSIAN',
            'FAR_BELOW', 'FAR_ABOVE', 'HALF', 'SLOPE', 'NOISE', 'WEIGHTS', 'STEPS', 'SLOW', 'SLOW_SGD', 'FAST', 'DECAY',
@@ -45,6 +45,7 @@ OTHERS = 0.1  # Of its own change: what an image may do to the others
 ACTIVE = 0.01  # Variance of a unit's mean, from which on it says something
 CLASSES = 32  # Of a drawn code, each of which is tried
 OFFSETS = 512  # Numbers of a parameter that may stand in the loss by itself
+WAYS = 64  # Dimensions of a flow, each of which costs a backward pass
 LEVELS = 0.05  # Share of grey pixels from which on the loss should hear their levels
 LIKENESS = 0.7  # Correlation with the average image: a model that has learned
 COLLAPSED = 0.5  # Nats below which a KL counts as none
