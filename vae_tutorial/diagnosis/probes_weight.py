@@ -168,7 +168,8 @@ def probe_levels(s):
             return
         moved = {i: _much for i in _last_layers(s.flow, mean) if i in free}
         if moved and _alone_heard(s, codes, code, ops):
-            heard.append(differ(s.run(held | moved).loss, start))
+            loss = s.run(held | moved).loss
+            heard += [differ(loss, start)] if loss.isfinite() else []
     if any(heard) and not all(heard):
         said = dict(codes=len(heard), count=heard.count(False))
         yield finding("uneven_kl:levels", **said)
