@@ -171,8 +171,7 @@ def probe_levels(s):
             loss = s.run(held | moved).loss
             heard += [differ(loss, start)] if loss.isfinite() else []
     if any(heard) and not all(heard):
-        said = dict(codes=len(heard), count=heard.count(False))
-        yield finding("uneven_kl:levels", **said)
+        yield finding("uneven_kl:levels", codes=len(heard), count=heard.count(False))
 
 # %% ../../nbs/inside/98_probes_weight.ipynb #levelsp1
 def _much(out, args):
