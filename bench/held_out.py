@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import held_out  # noqa: E402
 import held_out_later  # noqa: E402
+import held_out_third  # noqa: E402
 from vae_tutorial.diagnosis import diagnose  # noqa: E402
 
 
@@ -41,7 +42,7 @@ def kind(case, worse, names):
 def count(cases):
     "What is said of all cases of a set, in numbers; what is wrong is printed."
     counts = dict.fromkeys(("named first", "named later", "under another name"), 0)
-    counts |= {"missed": 0, "clean": 0, "accused": 0, "crashed": 0}
+    counts |= {"missed": 0, "clean": 0, "accused": 0, "refused": 0, "crashed": 0}
     counts |= {"faults": len(cases.FAULTS), "healthy": len(cases.HEALTHY)}
     slowest = 0.0
     for case in [*cases.FAULTS, *cases.HEALTHY, *cases.CRASHERS]:
@@ -51,7 +52,7 @@ def count(cases):
         if case in cases.FAULTS:
             how = kind(case, worse, names)
         elif case in cases.HEALTHY:
-            how = "clean" if worse == [] else "accused"
+            how = "clean" if worse == [] else "accused" if worse else "refused"
         else:
             continue
         counts[how] += 1
@@ -64,7 +65,8 @@ def count(cases):
 def main():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for name, cases in {"first set": held_out, "second set": held_out_later}.items():
+    sets = {"first set": held_out, "second set": held_out_later}
+    for name, cases in (sets | {"third set": held_out_third}).items():
         counts = count(cases)
         if len(sys.argv) > 1:
             path = Path(sys.argv[1])

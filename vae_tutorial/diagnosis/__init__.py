@@ -49,6 +49,14 @@ _STRUCTURE = (
     code.probe_widths,
 )
 
+# %% ../../nbs/inside/90_diagnose.ipynb #cell-07a
+_STRUCTURE += (
+    weight.probe_levels,
+    weight.probe_flow,
+    weight.probe_classes,
+    code.probe_offsets,
+)
+
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-07b
 _STATE = (
     training.probe_optimizer,
@@ -172,7 +180,7 @@ def _looked_over(s):
     "Whether the parts could be found and measured; if not, why is noted."
     try:
         s.sites, s.kl, s.family, s.plain = Sites(), None, None, True
-        s.discrete = False
+        s.discrete = s.unheld = False
         s.sites = locate(s)
         measure(s)
         return True
@@ -245,6 +253,7 @@ def _coverage(s):
         "the KL of a posterior that is no mean plus independent noise": not s.plain,
         "parts, since other numbers take another way through the code": s.unsteady,
         "gradients, since codes are chosen, not computed": s.discrete,
+        "what needs the same noise again, which no seed gives here": s.unheld,
     }
     missing = [text for text, absent in gone.items() if absent]
     missing += [f"{name.removeprefix('probe_')} ({error})" for name, error in s.failed]

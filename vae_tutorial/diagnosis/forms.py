@@ -124,6 +124,7 @@ def _places(first, again, x):
     "Which of the tensors that forward returned is which part, by size and by pass."
     same = [t is x or t.shape == x.shape and torch.equal(t, x) for t in first]
     images = [i for i, t in enumerate(first) if t.numel() == x.numel() and not same[i]]
+    images = images or _many_a_pixel(first, x)
     codes = [i for i, t in enumerate(first) if t.ndim >= 2 and len(t) == len(x)]
     codes = [i for i in codes if first[i].numel() < x.numel()]
     codes = [i for i in codes if first[i].numel() == first[codes[0]].numel()]
@@ -137,6 +138,13 @@ def _places(first, again, x):
     if len(codes) > 2:
         places["z"] = next((i for i in codes if i not in fixed), codes[-1])
     return places
+
+# %% ../../nbs/inside/94_forms.ipynb #many
+def _many_a_pixel(values, x):
+    "Places of what has several numbers a pixel, such as the logits of grey levels."
+    wider = [i for i, t in enumerate(values) if t.numel() > x.numel()]
+    wider = [i for i in wider if values[i].shape[:1] == x.shape[:1]]
+    return [i for i in wider if values[i].numel() % x.numel() == 0]
 
 # %% ../../nbs/inside/94_forms.ipynb #cell-15x
 def _without_twins(places, values):

@@ -63,13 +63,14 @@ def _unevenness(study, loss, base, start, weight):
 
 
 def _between_dimensions(study, loss, base, start, weight):
-    "How much the cost of a mean depends on the dimension that has it, relative."
+    "How much the cost of a mean depends on dimension, or half of the batch; relative."
     rows, units = len(study.x), study.size // len(study.x)
     groups = torch.arange(units).chunk(min(units, 8))
+    parts = [(slice(None), group) for group in groups]
     costs = []
-    for group in groups:
+    for part in [*parts, slice(0, rows // 2)]:
         m = study.x.new_zeros(rows, units)
-        m[:, group] = 1.0
+        m[part] = 1.0
         costs.append((loss(m, base) - start) / (0.5 * m.sum().item()))
     off = max(abs(cost - weight) for cost in costs)
     return off / max(abs(weight), 1e-12)
@@ -84,17 +85,15 @@ def _looked_at(study, sites, fixed, loss, base, kl):
     sampled = any(abs(a - b) > scale for a, b in (noisy, seeds))
     at = {row[0]: row[2] for row in kl.rows if row[1] is None}
     of_kl = max(kl.error, kl.bowl) > limit.LAW and _is_of_kl(study, sites, loss, base)
+    capped = not sampled and _is_capped(loss, base)
     even, odd = (at[1.0] + at[-1.0]) / 2, (at[1.0] - at[-1.0]) / 2
     size = max(map(abs, at.values())) + 1e-12
     square = abs(at[2.0] - 4 * even - 2 * odd) < limit.LAW * size
     centred = abs(odd) < limit.LAW * size
-    return kl._replace(
-        sampled=sampled,
-        square=square,
-        prior=gaussian_prior(kl, even) if square and centred else 1.0,
-        of_kl=of_kl,
-        beside=not of_kl and _stands_beside(study, loss, base, kl),
-    )
+    prior = gaussian_prior(kl, even) if square and centred else 1.0
+    beside = not of_kl and _stands_beside(study, loss, base, kl)
+    said = dict(sampled=sampled, square=square, prior=prior)
+    return kl._replace(**said, of_kl=of_kl, capped=capped, beside=beside)
 
 # %% ../../nbs/inside/93_kl.ipynb #cell-18ap2
 def _is_of_kl(study, sites, loss, base):
@@ -121,7 +120,17 @@ def _stands_beside(study, loss, base, kl):
         return False
     return not (_adds_up(study, loss, base) or _of_averages(study, loss, base))
 
+# %% ../../nbs/inside/93_kl.ipynb #capped
+def _is_capped(loss, base):
+    "Whether a small mean costs its square, and a large one the same as a larger one."
+    zero, small, twice = (loss(m, base) for m in (0.0, 0.1, 0.2))
+    far, further = loss(5.0, base), loss(20.0, base)
+    rough = limit.ROUNDING * max(abs(zero), abs(far))
+    square = abs(twice - zero - 4 * (small - zero)) < limit.LAW * (twice - zero) + rough
+    grows = small - zero > 10 * rough and far > small
+    return bool(grows and square and abs(further - far) < rough)
 
+# %% ../../nbs/inside/93_kl.ipynb #averages
 def _of_averages(study, loss, base):
     "Whether means that cancel over the batch cost nothing."
     m = study.x.new_ones(len(study.x) // 2 * 2, study.size // len(study.x))

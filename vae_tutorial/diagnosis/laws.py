@@ -97,6 +97,7 @@ class Kl(NamedTuple):
     prior: float = 1.0  # The squared width of the Gaussian prior whose KL it would be
     of_kl: bool = False  # Whether it depends on the posterior through its KL alone
     beside: bool = False  # Whether other terms beside a KL hear the mean
+    capped: bool = False  # Whether it is a KL near the prior, and constant far from it
     rows: list | None = (
         None  # (mean, std, measured, right) in nats per dimension and image
     )

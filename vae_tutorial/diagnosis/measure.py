@@ -8,7 +8,9 @@ __all__ = ['measure', 'measure_state']
 # %% ../../nbs/inside/93_measure.ipynb #imports
 import torch
 from .family import measure_family
+from .flow import NORMALS
 from .kl import measure_kl
+from .tape import replace
 
 # %% ../../nbs/inside/93_measure.ipynb #cell-29
 def measure(s):
@@ -33,9 +35,45 @@ def measure(s):
 
 # %% ../../nbs/inside/93_measure.ipynb #cell-29p1
 def _neutral(s):
-    "Numbers for the parts of the posterior that are there."
+    "Numbers for the parts of the posterior that are there, if they can be held."
+    s.unheld = _is_unheld(s)
+    s.plain &= not s.unheld
     held = {"mean": 0.0, "second": 0.5, "noise": 0.5} if s.plain else {"noise": 0.5}
     return {k: v for k, v in held.items() if getattr(s.sites, k) is not None}
+
+# %% ../../nbs/inside/93_measure.ipynb #unheld
+def _is_unheld(s):
+    "Whether an image's draws follow the parameters of those before, as by rejection."
+    run, flow, half = s.run(), s.flow, len(s.x) // 2
+    for i in sorted(flow.drawn):
+        op, into = run.ops[i], _parameters_of(s, run.ops, i)
+        if not into or op.name in NORMALS or len(op.output) != len(s.x):
+            continue
+        one, other = (
+            s.run({k: replace(_twice(run.ops[k].output, start)) for k in into}).ops[i]
+            for start in (half, 0)
+        )
+        before = torch.equal(other.output[:half], op.output[:half])
+        if before and not torch.equal(one.output[half:], op.output[half:]):
+            return True  # drawn one after the other
+    return False
+
+# %% ../../nbs/inside/93_measure.ipynb #unheldp1
+def _parameters_of(s, ops, i):
+    "The encoded numbers that go into a draw, if they have a row for each image."
+    if any(t is ops[i].output for t in ops[i].inputs):
+        return set()  # in place: what went in is overwritten
+    into = {k for k in s.flow.sources[i] if s.flow.encoded[k]}
+    rows = all(ops[k].output.shape[:1] == (len(s.x),) for k in into)
+    return into if rows else set()
+
+
+def _twice(values, start):
+    "The half of the rows that begins there, in the place of the other half, too."
+    half, other = len(values) // 2, values.clone()
+    part = values[start : start + half]
+    other[:half], other[half : 2 * half] = part, part
+    return other
 
 # %% ../../nbs/inside/93_measure.ipynb #cell-36
 def measure_state(s):

@@ -25,7 +25,7 @@ def probe_evaluation(s):
     low, high = x.min(), x.max()
     binary = (x > (low + high) / 2).to(x) * (high - low) + low
     if not e.plain or not s.plain:
-        return  # noise that can't be held
+        return  # noise that can't be held, or that no seed holds
     quiet = {"noise": 0.0} if e.sites.noise is not None else {}
     yield from _still_random(e, binary, quiet)
     moved = _company(e, binary, quiet)

@@ -13,15 +13,22 @@ from torch import nn
 from . import thresholds as limit
 from .family import best_guess
 from .findings import finding, listed
-from .flow import ancestors
-from .tape import by_image, differ
+from .flow import CHOICES, PRODUCTS, ancestors, around
+from .tape import by_image, differ, tensors
 from .weights import precision
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-06
 def probe_gradients(s):
     "Does the gradient say what finite differences say, all along the way?"
-    if s.discrete:
-        return  # a choice has no derivative: straight-through gradients are meant
+    yield from _unknown(s)
+    if s.discrete:  # a choice has no derivative: straight-through gradients are meant
+        yield from _chosen(s)
+    else:
+        yield from _derivatives(s)
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #derivatives
+def _derivatives(s):
+    "Where gradient and differences disagree, and weights that have no gradient."
     with _without_iterations(s.model), precision(s, torch.float64):
         exact = bool(s.run().loss.isfinite())
         found = _compared(s) if exact else []
@@ -123,7 +130,7 @@ def _pictures(s, mean):
 # %% ../../nbs/inside/99_probes_gradient.ipynb #weights-own
 def _weights_compared(s, generator):
     "Weights whose gradient of the picture is another number than its change."
-    if s.sites.reconstruction is None:
+    if s.sites.reconstruction is None or s.unheld:
         return []
     held = s.edits(s.sites, noise=0.5)
     run = s.run(held, grad=True)
@@ -207,10 +214,10 @@ def _ways_of_the_picture(s):
     def seen(run):
         return run.ops[sites.reconstruction].output.reshape(-1)
 
-    if sites.mean is not None:
+    if sites.mean is not None and not s.unheld:
         where = f"{picture} and the posterior's mean"
         yield where, "mean", seen, _half_noise(s)
-    if sites.second is not None and sites.noise is not None:
+    if sites.second is not None and sites.noise is not None and not s.unheld:
         where = f"{picture} and the encoder's second output"
         yield where, "second", seen, {"noise": 1.0}
     yield f"the loss and {picture}", "reconstruction", _loss_of, s.still
@@ -280,6 +287,55 @@ def _strangers(s, run):
     inputs = [t for op in ops for t in op.inputs if isinstance(t, nn.Parameter)]
     inputs = [t for t in inputs if t.requires_grad]
     return list({id(t): tuple(t.shape) for t in inputs if id(t) not in known}.values())
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #unknown
+def _unknown(s):
+    "Tensors of the model that want a gradient, and that nothing will change."
+    known = {id(p) for p in s.model.parameters()}
+    groups = s.optimizer.param_groups if s.optimizer is not None else []
+    known |= {id(p) for group in groups for p in group["params"]}
+    used = {id(t) for op in s.run().ops for t in op.inputs}
+    rows = [row for module in s.model.modules() for row in vars(module).items()]
+    held = [t for name, value in rows if name[0] != "_" for t in tensors(value, 2)]
+    leaves = [t for t in held if t.requires_grad and t.is_leaf and id(t) in used]
+    shapes = {id(t): str(tuple(t.shape)) for t in leaves if id(t) not in known}
+    if shapes:
+        level = "error" if groups else "note"
+        said = ", ".join(list(shapes.values())[:3])
+        yield finding("unregistered_layers:tensor", level, shapes=said)
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #chosen
+def _chosen(s):
+    "Where the image comes to the picture by choices alone: does the encoder learn?"
+    flow, ops, picture = s.flow, s.run().ops, s.sites.reconstruction
+    choices = {i for i, op in enumerate(ops) if flow.encoded[i] and op.name in CHOICES}
+    if picture is None or s.bare or picture in around(flow, choices):
+        return
+    before = set().union(*(ancestors(flow, i) for i in choices))
+    before &= flow.layers
+    layers = {i for i, op in enumerate(ops) if op.name in PRODUCTS}
+    others = {id(t) for i in layers - before for t in ops[i].inputs}
+    inputs = {id(t): t for i in before for t in ops[i].inputs}.values()
+    weights = [t for t in inputs if isinstance(t, nn.Parameter) and t.requires_grad]
+    shared = any(id(t) in others for t in weights)  # of another pass, as in wake-sleep
+    if weights and not shared and _learn_nothing(s, weights):
+        yield finding("gradient_cut:choice", count=len(weights))
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #chosenp1
+def _learn_nothing(s, weights):
+    "Whether a worse picture, which the loss hears, leaves these gradients as they are."
+    edit = {s.sites.reconstruction: lambda out, args: (out + out.flip(-1)) / 2}
+    runs = [s.run(edits, grad=True) for edits in (None, edit)]
+    finite = all(run.loss.isfinite() for run in runs)
+    if not finite or not differ(runs[0].loss, runs[1].loss):
+        return False
+    slopes = []
+    for run in runs:
+        found = [None] * len(weights)
+        if run.loss.requires_grad:
+            found = torch.autograd.grad(run.loss, weights, allow_unused=True)
+        slopes.append([torch.zeros(1) if g is None else g for g in found])
+    return all(torch.allclose(a, b, rtol=limit.CONSTANT) for a, b in zip(*slopes))
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-11
 def _unheard(s, run, generator):

@@ -10,7 +10,7 @@ import math
 from contextlib import nullcontext
 import torch
 from . import thresholds as limit
-from .family import find_family
+from .family import find_family, is_softmax
 from .findings import finding
 from .flow import ancestors
 from .laws import GAUSSIANS, steps_apart
@@ -169,11 +169,13 @@ def _range_of_pixels(s, values, stuck):
 def probe_likelihood(s):
     "Is the law by which the loss compares pixels a likelihood of these pixels?"
     name = s.strange.name if s.strange and s.family is None else ""
-    if name == "nothing":
-        yield finding("no_reconstruction")
+    unknown = s.family is None and not name and not s.bare
+    if name == "nothing" or unknown and s.sites.reconstruction is not None:
+        yield from _constants_unheard(s, name)
     elif name == "another picture":
         yield finding("blind_loss")
-    unknown = s.family is None and not name and not s.bare
+    if _levels_unheard(s):
+        yield finding("blind_loss:levels")
     if unknown and s.sites.reconstruction is not None:
         gains = _gains(s)
         if all(math.isfinite(gain) and gain <= 0 for gain in gains):
@@ -181,6 +183,40 @@ def probe_likelihood(s):
             yield finding("blind_loss:any", gains=said)
     if s.family is not None:
         yield from _strange_laws(s)
+
+# %% ../../nbs/inside/97_probes_picture.ipynb #nothing
+def _constants_unheard(s, name):
+    "No constant picture is heard: is none, or does a softmax take constants away?"
+    generator = torch.Generator().manual_seed(21)
+    shape = s.reconstruction_shape
+    picture = torch.randn(shape, generator=generator).to(s.x)
+    ramp = torch.arange(len(picture)).to(picture)
+    lifted = picture + ramp.view(-1, *[1] * (picture.ndim - 1))
+
+    def loss(values):
+        return s.loss(s.sites, reconstruction=values, **s.still)
+
+    one, other, same = loss(picture), loss(2 * picture), loss(lifted)
+    near = limit.ROUNDING if name else limit.SEEN
+    if math.isclose(one, other, rel_tol=near):
+        yield from [finding("no_reconstruction")] if name else []
+    elif math.isclose(one, same, rel_tol=10 * limit.ROUNDING) and is_softmax(s):
+        level = "error" if s.x.ndim > 2 else "note"
+        yield finding("softmax_output:loss", level, one=one, other=other, same=same)
+
+# %% ../../nbs/inside/97_probes_picture.ipynb #levels
+def _levels_unheard(s):
+    "With the code held, whether the loss takes all grey pixels for one."
+    if s.bare or s.sites.mean is None or s.sites.reconstruction is not None:
+        return False
+    grey = (s.x > s.x.min()) & (s.x < s.x.max())
+    if grey.float().mean() < limit.LEVELS or s.x.ndim < 3:
+        return False
+    levels = s.x[grey].quantile(torch.tensor([0.05, 0.5, 0.95]).to(s.x))
+    z = torch.randn(s.z_shape, generator=torch.Generator().manual_seed(22)).to(s.x)
+    held = s.still | {"z": z}
+    losses = [s.loss(s.sites, s.x.where(~grey, v), **held) for v in levels]
+    return losses[0] == losses[1] == losses[2] != s.loss(s.sites, z=0.0, **s.still)
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #cell-13b
 def _strange_laws(s):

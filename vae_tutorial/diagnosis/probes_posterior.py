@@ -262,6 +262,8 @@ def _known_form(s, kl):
     "Forms that some losses mean to have, and the wrong sign."
     told = [row[2:] for row in kl.rows if abs(row[3]) > limit.NATS]
     rows = [value * right for value, right in told]
+    if kl.capped:
+        return finding("kl_formula:capped")
     if kl.free:
         return finding("free_bits")
     if kl.held:

@@ -17,6 +17,7 @@ from .weights import as_found
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-14
 _ADAPTIVE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
+_COUPLED = ("Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "SGD")
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-14b
 def probe_optimizer(s):
@@ -29,7 +30,7 @@ def probe_optimizer(s):
     rates = [g["lr"] for g in groups if isinstance(g.get("lr"), (int, float))]
     yield from _rate(max(rates), kind) if rates else []
     decay = max((g.get("weight_decay") or 0.0 for g in groups), default=0.0)
-    if decay >= limit.DECAY:
+    if decay >= _most_decay(s.optimizer):
         yield finding("weight_decay", decay=decay)
     known = {id(p) for group in groups for p in group["params"]}
     named = list(s.model.named_parameters())
@@ -37,6 +38,13 @@ def probe_optimizer(s):
     if missing:
         said = dict(count=len(missing), total=len(named), names=listed(missing, 4))
         yield finding("not_in_optimizer", **said)
+
+# %% ../../nbs/inside/99_probes_training.ipynb #decay
+def _most_decay(optimizer):
+    "The decay that is too much: less where it is added to the gradient."
+    apart = any(g.get("decoupled_weight_decay") for g in optimizer.param_groups)
+    added = type(optimizer).__name__ in _COUPLED and not apart
+    return limit.DECAY_IN_GRADIENT if added else limit.DECAY
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-14bb
 def _rate(rate, kind):
@@ -172,8 +180,8 @@ def probe_statistics(s):
     ]
     if stuck:
         yield finding("stuck_statistics", names=", ".join(stuck[:3]))
-    elif norms and (forgetful := _forgetful(s, norms)):
-        yield finding("train_eval_gap:statistics", names=", ".join(forgetful[:3]))
+    elif norms:
+        yield from _forgetful(s, norms)
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-21p1
 def _never_moved(s):
@@ -199,12 +207,19 @@ def _norms(s):
 
 # %% ../../nbs/inside/99_probes_training.ipynb #cell-21p1p1
 def _forgetful(s, norms):
-    "Layers whose running mean after a pass doesn't depend on what it was before."
-    after = []
+    "What a batch leaves of the running means of before: of 0 and 1, their distance."
+    after, counts = [], [layer.num_batches_tracked.item() for _, layer in norms]
     for start in (0.0, 1.0):
         for _, layer in norms:
             layer.running_mean.fill_(start)
         s.run()
         after.append([layer.running_mean.clone() for _, layer in norms])
-    same = [torch.allclose(a, b, atol=limit.ROUNDING) for a, b in zip(*after)]
-    return [name for (name, _), forgets in zip(norms, same) if forgets]
+    tracked = [layer.num_batches_tracked.item() for _, layer in norms]
+    passes = [max((b - a) / 2, 1) for a, b in zip(counts, tracked)]
+    left = [(a - b).abs().mean().item() ** (1 / n) for a, b, n in zip(*after, passes)]
+    least = min(left)
+    if least < limit.LITTLE_KEPT:
+        level = "error" if least < limit.KEPT else "note"
+        names = [name for (name, _), kept in zip(norms, left) if kept == least]
+        said = dict(names=", ".join(names[:3]), kept=least)
+        yield finding("train_eval_gap:statistics", level, **said)

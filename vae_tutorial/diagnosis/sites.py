@@ -85,8 +85,19 @@ def _sampled(study, run):
             fallback = Sites(noise=k, z=z), study.flow
     if fallback is not None and (several := _several(study, run, list(places))):
         return several
-    study.flow = fallback[1] if fallback else study.flow._replace(latent=frozenset())
-    return fallback[0] if fallback else None
+    sites, study.flow = fallback or _drawn_choice(study, run)
+    return sites
+
+# %% ../../nbs/inside/92_sites.ipynb #choice
+def _drawn_choice(study, run):
+    "A code that one call chooses and draws, as F.gumbel_softmax does, and its flow."
+    encoded = study.flow.encoded
+    drawn = {i for i in study.flow.drawn if encoded[i] and run.ops[i].name in CHOICES}
+    flow = study.flow._replace(latent=frozenset(drawn))
+    z = find_z(run.ops, flow, study.x.numel()) if drawn else None
+    if z is None:
+        return None, flow._replace(latent=frozenset())
+    return Sites(z=z), flow
 
 # %% ../../nbs/inside/92_sites.ipynb #cell-19c
 def _certified(study, run, noise):

@@ -65,6 +65,13 @@ softmax_output | error | build/11_networks
 a softmax over the pixels: they share a sum of 1 and can't all be bright
 measured: the pixels of each reconstruction sum to {total:.4f}
 fix: a sigmoid for each pixel
+
+softmax_output:loss | error | build/11_networks
+the loss takes a softmax over the pixels: they share a sum of 1 and can't all be bright
+measured: a picture costs {one:.6g}, with another constant added to each image
+    {same:.6g}, and with twice the contrast {other:.6g}
+fix: F.binary_cross_entropy_with_logits, not F.cross_entropy; for counts of words a
+    softmax is right
 """
 
 # %% ../../nbs/inside/95_texts_picture.ipynb #cell-09q1
@@ -140,6 +147,12 @@ the loss is no smaller where the reconstruction is the image than where it is an
 measured: with the right images for reconstructions instead of wrong ones it changes
     by {gains}; it should fall
 fix: take the input as the target
+
+blind_loss:levels | error | beyond/36_likelihoods
+the loss takes all grey pixels for the same
+measured: with the code held it does not change whether grey pixels are dark, medium or
+    bright
+fix: (255 * x).round().long() for classes of 256 levels; x.long() makes 0 of all of them
 """
 
 # %% ../../nbs/inside/95_texts_picture.ipynb #cell-14

@@ -84,6 +84,28 @@ fix: a width needs its own logarithm in the loss: 0.5 * error**2 / width**2 +
     log(width); a weight of the KL is set, not learned
 """
 
+# %% ../../nbs/inside/95_texts_training.ipynb #cell-20q1
+TRAINING += """
+runaway_width:offset | warning | beyond/40_priors
+the loss falls without end along a straight line: {what} has no best value
+measured: with the same number added to all of it, from -4 to 4, the loss goes {losses}
+fix: weights of a mixture go through log_softmax; what is learned must also cost
+    something
+
+unregistered_layers:tensor | error | build/11_networks
+a tensor that should learn is no parameter: model.parameters() doesn't know it
+measured: of shapes {shapes}, with requires_grad, an attribute of the model, used by the
+    loss, and in no optimizer
+fix: nn.Parameter(...), before the optimizer is made
+
+gradient_cut:choice | error | beyond/50_vector_quantization
+the encoder learns nothing from the picture: its codes are chosen, and no gradient
+    passes a choice
+measured: a worse picture leaves the gradients of the {count} weights before it as they
+    are
+fix: straight through: codes + (chosen - codes).detach()
+"""
+
 # %% ../../nbs/inside/95_texts_training.ipynb #cell-22
 TRAINING += """
 maximized_loss | error | build/13_training
@@ -204,8 +226,8 @@ fix: momentum 0.1 in batch normalization, batches of 32 and more; or layer or gr
 train_eval_gap:statistics | error | build/14_evaluation
 running statistics of normalization layers keep the last batch only, so eval mode
     normalizes by one batch
-measured: after a pass nothing is left of the running means that {names} had before
-fix: leave momentum at 0.1
+measured: after a pass {kept:.0%} is left of the running means that {names} had before
+fix: leave momentum at 0.1; it is the new batch's share, 1 minus that of TensorFlow
 """
 
 # %% ../../nbs/inside/95_texts_training.ipynb #cell-29q1

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['NOTHING', 'ROUNDING', 'CONSTANT', 'SEEN', 'FACTORS', 'FIT', 'LAW', 'APART', 'SPREAD', 'BLACK', 'WHITE', 'GREY',
            'TINY', 'BYTES', 'BYTES_OF_GAUSSIAN', 'STUCK', 'MARGIN', 'SURE', 'LOGIT', 'SIGMOID_OF_1', 'TOO_LARGE',
-           'LEFT_OUT', 'WRONG_PLACES', 'FACTOR', 'SHARP', 'OTHERS', 'ACTIVE', 'LIKENESS', 'COLLAPSED', 'DEVIATIONS',
-           'NOISE_MEAN', 'NOISE_VARIANCE', 'NOISE_TAILS', 'SHARED', 'NARROW', 'WIDE', 'OPEN', 'CLOSED', 'TAIL', 'NATS',
-           'BOWL', 'LIGHT', 'HEAVY', 'LIGHT_OF_GAUSSIAN', 'HEAVY_OF_GAUSSIAN', 'FAR_BELOW', 'FAR_ABOVE', 'HALF',
-           'SLOPE', 'NOISE', 'WEIGHTS', 'STEPS', 'SLOW', 'SLOW_SGD', 'FAST', 'DECAY', 'GROWN', 'WIDEST', 'UNITS',
-           'DEAD', 'ALL_DEAD', 'SETTLED', 'MODES']
+           'LEFT_OUT', 'WRONG_PLACES', 'FACTOR', 'SHARP', 'OTHERS', 'ACTIVE', 'CLASSES', 'OFFSETS', 'WAYS', 'LEVELS',
+           'LIKENESS', 'COLLAPSED', 'DEVIATIONS', 'NOISE_MEAN', 'NOISE_VARIANCE', 'NOISE_TAILS', 'SHARED', 'NARROW',
+           'WIDE', 'OPEN', 'CLOSED', 'TAIL', 'NATS', 'BOWL', 'LIGHT', 'HEAVY', 'LIGHT_OF_GAUSSIAN', 'HEAVY_OF_GAUSSIAN',
+           'FAR_BELOW', 'FAR_ABOVE', 'HALF', 'SLOPE', 'NOISE', 'WEIGHTS', 'STEPS', 'SLOW', 'SLOW_SGD', 'FAST', 'DECAY',
+           'DECAY_IN_GRADIENT', 'GROWN', 'WIDEST', 'UNITS', 'DEAD', 'ALL_DEAD', 'KEPT', 'LITTLE_KEPT', 'SETTLED',
+           'MODES']
 
 # %% ../../nbs/inside/96_thresholds.ipynb #same
 NOTHING = 1e-9  # Below this a factor or a change counts as none
@@ -42,6 +43,10 @@ FACTOR = 0.2  # Of the largest change: a place that is moved, not merely touched
 SHARP = 0.99  # Equal changes at many places: broadcast; unequal ones: a filter
 OTHERS = 0.1  # Of its own change: what an image may do to the others
 ACTIVE = 0.01  # Variance of a unit's mean, from which on it says something
+CLASSES = 32  # Of a drawn code, each of which is tried
+OFFSETS = 512  # Numbers of a parameter that may stand in the loss by itself
+WAYS = 64  # Dimensions of a flow, each of which costs a backward pass
+LEVELS = 0.05  # Share of grey pixels from which on the loss should hear their levels
 LIKENESS = 0.7  # Correlation with the average image: a model that has learned
 COLLAPSED = 0.5  # Nats below which a KL counts as none
 
@@ -66,12 +71,14 @@ SLOPE = 0.25  # Relative: autograd's slope and that of differences along the way
 NOISE = 20  # Times the rounding of a difference: what may come of it
 WEIGHTS = 0.01  # The same for each weight, in double precision
 STEPS = 10  # Times the difference of two step sizes, which both are right within
-SLOW, SLOW_SGD = 1e-8, 1e-7  # Learning rates that change nothing
+SLOW, SLOW_SGD = 5e-8, 1e-7  # Learning rates: weights of 0.1 lie 7e-9 apart
 FAST = 0.05  # A learning rate at which an adaptive optimizer jumps
 DECAY = 1  # A weight decay that takes away all that was learned
+DECAY_IN_GRADIENT = 0.5  # Where it is added to the gradient, as by Adam and SGD
 GROWN = 0.5  # Of the first loss: so much it may be larger after twenty steps
 WIDEST = 100  # A posterior's width at which exp has run away
 UNITS = 4  # A layer has at least so many units, if a share of them is to be told
 DEAD, ALL_DEAD = 0.8, 0.95  # Share of a layer's units that are off: warning, error
+KEPT, LITTLE_KEPT = 0.05, 0.2  # Of running statistics, after one more batch
 SETTLED = 10  # Batches after which running statistics should be about right
 MODES = 2  # Times the loss in training that the one in eval mode may be off
