@@ -245,7 +245,7 @@ def probe_kl(s):
     if kl.of_kl and not kl.free and not kl.held and not kl.sampled:
         kl = kl._replace(held=1e-9)
     if kl.sampled and not kl.square or kl.beside:
-        if kl.sampled and not kl.square and (own := own_parameters(s)):
+        if kl.sampled and (own := own_parameters(s)):
             yield finding("learned_prior", names=listed(own, 3))
         return  # another law, or terms beside the KL: not checked, which is said
     found = _known_form(s, kl) or _wrong_form(s, kl, max(limit.LAW, s.kl_noise))
