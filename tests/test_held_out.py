@@ -211,3 +211,90 @@ def test_a_sample_without_a_gradient_is_an_error():
         return (kl - model.score(q.sample(), x)).mean()
 
     assert diagnose(Sums(), digits(), loss)[0].name == "gradient_cut"
+
+
+# Healthy models that were accused when they were tried, one for each principle
+
+
+class Small(nn.Module):
+    def __init__(self, outputs=16, codes=8):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(784, outputs), nn.Linear(codes, 784)
+        self.log_weight = nn.Parameter(torch.zeros(()))
+        self.register_buffer("steps", torch.tensor(10_000.0))
+        self.books = nn.ParameterList(torch.randn(2, 16, 4).unbind())
+
+    def encode(self, x):
+        return self.encoder(x.flatten(1))
+
+    def rebuilt(self, z, x):
+        logits, target = self.decoder(z), x.flatten(1)
+        score = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return score.sum(1).mean()
+
+    def parts(self, x):
+        "Reconstruction error and KL."
+        mean, log_variance = self.encode(x).chunk(2, 1)
+        q = Normal(mean, (0.5 * log_variance).exp())
+        kl = torch.distributions.kl_divergence(q, Normal(0.0, 1.0)).sum(1).mean()
+        return self.rebuilt(q.rsample(), x), kl
+
+
+def learned_multiplier(model, x):
+    "The multiplier climbs while the model descends; the value of both is always 0."
+    error, kl = model.parts(x)
+    weight, above = model.log_weight.exp(), error - 100
+    return kl + weight.detach() * above - weight * above.detach()
+
+
+def counted_steps(model, x):
+    model.steps += 1
+    error, kl = model.parts(x)
+    return error + min(1.0, model.steps.item() / 5000) * kl
+
+
+def kumaraswamy(model, x):
+    a, b = (F.softplus(model.encode(x)) + 0.3).chunk(2, 1)
+    u = torch.rand_like(a).clamp(1e-4, 1 - 1e-4)
+    z = (1 - u ** (1 / b)) ** (1 / a)
+    log_z, rest = z.clamp_min(1e-6).log(), (1 - z**a).clamp_min(1e-6).log()
+    log_q = a.log() + b.log() + (a - 1) * log_z + (b - 1) * rest
+    return model.rebuilt(2 * z - 1, x) + log_q.sum(1).mean()
+
+
+def fair_coins(model, x):
+    p = model.encode(x).sigmoid().clamp(1e-5, 1 - 1e-5)
+    kl = (p * (2 * p).log() + (1 - p) * (2 - 2 * p).log()).sum(1).mean()
+    return model.rebuilt(p + (torch.bernoulli(p) - p).detach(), x) + kl
+
+
+def codes_of_what_is_left(model, x):
+    "Two codebooks, a row for each code of each image."
+    codes = model.encode(x).view(-1, 4)
+    left, chosen, price = codes, 0, 0
+    for book in model.books:
+        nearest = book[torch.cdist(left.detach(), book).argmin(1)]
+        price = price + (left.detach() - nearest).square().mean()
+        price = price + 0.25 * (left - nearest.detach()).square().mean()
+        chosen, left = chosen + nearest, left - nearest.detach()
+    z = codes + (chosen - codes).detach()
+    return model.rebuilt(z.view(len(x), -1), x) + 10 * price
+
+
+def pairs_of_nodes(model, x):
+    "A graph's edges by products of the codes of its nodes."
+    mean, log_variance = model.encode(x).view(len(x), 4, 4).chunk(2, 2)
+    q = Normal(mean, (0.5 * log_variance).exp())
+    z, edges = q.rsample(), x.flatten(1)[:, 300:316].view(-1, 4, 4)
+    error = F.binary_cross_entropy_with_logits(z @ z.mT, edges, reduction="sum")
+    kl = torch.distributions.kl_divergence(q, Normal(0.0, 1.0)).sum()
+    return (error + kl) / len(x)
+
+
+MORE = {learned_multiplier: 8, counted_steps: 8, kumaraswamy: 8, fair_coins: 16}
+MORE |= {codes_of_what_is_left: 16, pairs_of_nodes: 8}
+
+
+@pytest.mark.parametrize("loss", MORE)
+def test_no_healthy_model_is_accused(loss):
+    assert worse(diagnose(Small(codes=MORE[loss]), digits(), loss)) == []

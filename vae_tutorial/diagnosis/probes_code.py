@@ -13,6 +13,7 @@ from .findings import finding
 from .flow import PRODUCTS, ancestors, around, find_z
 from .sites import drawn_beside
 from .tape import by_image, differ, replace, replace_noise
+from .tape import rows_known
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-20
 def probe_code(s):
@@ -43,7 +44,9 @@ def _of_random_codes(s):
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-20b
 def _codes_moved(s):
     "Whether moving one image's mean moves other images' codes."
-    if s.copies > 1 or not s.plain or s.sites.mean == s.sites.z:
+    if s.copies > 1 or not (s.plain and rows_known(s, "mean")):
+        return False
+    if s.sites.mean == s.sites.z:
         return False
     held = {"noise": 0.0} if s.sites.noise is not None else {}
     mean = s.value(s.sites, "mean", **held)

@@ -13,7 +13,7 @@ from . import thresholds as limit
 from .findings import finding
 from .flow import ancestors
 from .sites import drawn_beside, drawn_later, locate
-from .tape import Quiet, Study, forked
+from .tape import Quiet, Study, forked, rows_known
 from .weights import as_found, fresh_weights
 
 # %% ../../nbs/inside/99_probes_evaluation.ipynb #cell-23
@@ -29,7 +29,7 @@ def probe_evaluation(s):
     quiet = {"noise": 0.0} if e.sites.noise is not None else {}
     yield from _still_random(e, binary, quiet)
     moved = _company(e, binary, quiet)
-    if max(moved.values()) > limit.SEEN:
+    if moved and max(moved.values()) > limit.SEEN:
         what = max(moved, key=moved.get)
         yield finding("batch_mixing", what=what, percent=100 * max(moved.values()))
     if e.given and e.sites.noise is not None and not s.marks:
@@ -88,8 +88,7 @@ def _company(e, binary, quiet):
         (slice(0, half), torch.cat([binary[:half], other[half:]])),
         (slice(half, None), torch.cat([other[:half], binary[half:]])),
     )
-    names = [_code_name(e)]
-    names += ["reconstruction"] if e.sites.reconstruction is not None else []
+    names = [n for n in (_code_name(e), "reconstruction") if rows_known(e, n)]
     for kept, mixed in mixtures:
         for name in names:
             alone, company = (

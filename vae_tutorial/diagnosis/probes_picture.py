@@ -10,7 +10,7 @@ import math
 from contextlib import nullcontext
 import torch
 from . import thresholds as limit
-from .family import find_family, is_softmax
+from .family import find_family, is_softmax, is_surrogate
 from .findings import finding
 from .flow import ancestors
 from .laws import GAUSSIANS, steps_apart
@@ -177,8 +177,8 @@ def probe_likelihood(s):
     if _levels_unheard(s):
         yield finding("blind_loss:levels")
     if unknown and s.sites.reconstruction is not None:
-        gains = _gains(s)
-        if all(math.isfinite(gain) and gain <= 0 for gain in gains):
+        gains = [] if is_surrogate(s) else _gains(s)
+        if gains and all(math.isfinite(gain) and gain <= 0 for gain in gains):
             said = ", ".join(f"{-gain:.3g}" for gain in gains)
             yield finding("blind_loss:any", gains=said)
     if s.family is not None:
@@ -199,7 +199,8 @@ def _constants_unheard(s, name):
     one, other, same = loss(picture), loss(2 * picture), loss(lifted)
     near = limit.ROUNDING if name else limit.SEEN
     if math.isclose(one, other, rel_tol=near):
-        yield from [finding("no_reconstruction")] if name else []
+        if name and not is_surrogate(s):
+            yield finding("no_reconstruction")
     elif math.isclose(one, same, rel_tol=10 * limit.ROUNDING) and is_softmax(s):
         level = "error" if s.x.ndim > 2 else "note"
         yield finding("softmax_output:loss", level, one=one, other=other, same=same)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from . import thresholds as limit
 from .flow import CHOICES, NORMALS, PRODUCTS, ancestors, find_flow
+from .flow import goes_on
 from .flow import find_z
 from .tape import by_image, differ
 
@@ -107,8 +108,7 @@ def _certified(study, run, noise):
         return None
     flow, num = study.flow, len(study.x)
     entering = find_z(run.ops, flow, study.x.numel())
-    mixed = filter(flow.mixed, range(len(run.ops)))
-    for z in [*([entering] if entering is not None else []), *mixed]:
+    for z in _mixed(flow, entering):
         still = by_image(quiet.ops[z].output, num)
         fit = [i for i in range(z) if _fits(flow, run, i, still)]
         mean = next((i for i in fit if _same(quiet, i, still)), None)
@@ -117,11 +117,20 @@ def _certified(study, run, noise):
         if _other_noise(flow, mean) or _more_noise(flow, z):
             continue
         sites = Sites(noise=noise, z=z)
-        study.unused = not any(_into_layer(flow, i, z) for i in flow.layers)
+        study.unused = not goes_on(run.ops, flow)
         return sites
     return None
 
 # %% ../../nbs/inside/92_sites.ipynb #cell-19cp1
+def _mixed(flow, entering):
+    "Where z may be: if a layer takes any of what holds the noise, one that it takes."
+    found = [i for i in range(len(flow.sources)) if flow.mixed(i)]
+    if entering is None:
+        return found
+    taken = set().union(*(ancestors(flow, j) - {j} for j in flow.layers))
+    return [entering, *(i for i in found if i in taken)]
+
+
 def _is_random(flow, z):
     "Whether z holds a draw that has passed no layer since."
     before = ancestors(flow, z)
@@ -131,9 +140,6 @@ def _is_random(flow, z):
             return True
     return False
 
-
-def _into_layer(flow, layer, z):
-    return layer > z and z in ancestors(flow, layer)
 
 # %% ../../nbs/inside/92_sites.ipynb #cell-19cp2
 def _other_noise(flow, mean):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'Op', 'is_record', 'tensors', 'Tape', 'replace', 'replace_noise', 'Quiet', 'Run', 'forked', 'differ',
-           'Study', 'by_image']
+           'Study', 'by_image', 'rows_known']
 
 # %% ../../nbs/inside/91_tape.ipynb #cell-03
 import math
@@ -213,6 +213,30 @@ def differ(a, b):
     number = isinstance(a, Tensor) and a.numel() == 1
     return number and not math.isclose(a.item(), b.item(), rel_tol=1e-6)
 
+# %% ../../nbs/inside/91_tape.ipynb #counts
+@contextmanager
+def _same_count(model):
+    "Numbers that a pass may count up, attributes or buffers, are put back after it."
+    norms = nn.modules.batchnorm._NormBase  # theirs are asked for by a probe
+    owners = [m for m in model.modules() if not isinstance(m, norms)]
+    stores = [store for m in owners for store in (vars(m), m._buffers)]
+    kept = [(s, k, v, _copied(v)) for s in stores for k, v in s.items() if _counts(v)]
+    try:
+        yield
+    finally:
+        for store, name, value, before in kept:
+            if isinstance(value, Tensor):
+                value.data.copy_(before)
+            store[name] = value
+
+
+def _counts(value):
+    return type(value) in (int, float) or isinstance(value, Tensor) and value.ndim == 0
+
+
+def _copied(value):
+    return value.clone() if isinstance(value, Tensor) else value
+
 # %% ../../nbs/inside/91_tape.ipynb #cell-19
 class _Runner:
     "A model, its loss and a batch; `run` evaluates the loss once."
@@ -244,7 +268,8 @@ class _Runner:
         handle = self.model.register_forward_hook(self.note)
         tape = Tape(edits, [x, *self.model.buffers()])
         try:
-            loss = _recorded(self, tape, x, seed, grad, strict)
+            with _same_count(self.model):
+                loss = _recorded(self, tape, x, seed, grad, strict)
         finally:
             handle.remove()
         self.hooked |= tape.hooked
@@ -327,3 +352,10 @@ def by_image(out, num):
     elif out.ndim and len(out) > num and len(out) % num == 0:
         out = out.unflatten(0, (-1, num)).movedim(1, 0)
     return out.reshape(num, -1) if out.numel() % num == 0 else out.reshape(1, -1)
+
+
+def rows_known(study, name):
+    "Whether a site is there, and one of its dimensions stands for the images."
+    place = getattr(study.sites, name)
+    ops = study.run().ops if place is not None else []
+    return bool(ops) and place < len(ops) and len(study.x) in ops[place].output.shape

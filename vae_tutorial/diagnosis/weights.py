@@ -38,7 +38,8 @@ def _refresh(name, t, learned, gain, generator):
     elif learned and name.endswith("bias"):
         t.copy_(0.1 * torch.randn(t.shape, generator=generator))
     elif t.numel() and (not t.isfinite().all() or t.abs().max() > 10):
-        t.fill_(1.0)
+        if learned or t.ndim or not t.isfinite():  # else it counts something
+            t.fill_(1.0)
 
 # %% ../../nbs/inside/91_weights.ipynb #cell-27
 def _plain(module):
