@@ -7,6 +7,7 @@ __all__ = ['probe_code', 'other_codes', 'probe_widths', 'probe_offsets', 'probe_
 
 # %% ../../nbs/inside/97_probes_code.ipynb #imports
 import math
+from contextlib import contextmanager
 import torch
 from . import thresholds as limit
 from .findings import finding
@@ -244,16 +245,23 @@ def _is_layer(op):
     return op.name in PRODUCTS or "norm" in op.name
 
 # %% ../../nbs/inside/97_probes_code.ipynb #offsetsp2
-def _shifted(s, p, by, seed=0):
-    "The loss with the same number added to all of a parameter."
+@contextmanager
+def _changed(p, change):
+    "One parameter changed for a while."
     kept = p.detach().clone()
     try:
         with torch.no_grad():
-            p.add_(by)
-        return s.run(seed=seed).loss.item()
+            change(p)
+        yield
     finally:
         with torch.no_grad():
             p.copy_(kept)
+
+
+def _shifted(s, p, by, seed=0):
+    "The loss with the same number added to all of a parameter."
+    with _changed(p, lambda p: p.add_(by)):
+        return s.run(seed=seed).loss.item()
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-24
 def _with_grey(s):
@@ -294,14 +302,9 @@ def _weighs_the_picture(s, p):
 
 def _filled(s, p, value, picture=0.5):
     "The loss with one parameter at a value."
-    kept = p.detach().clone()
-    try:
-        with torch.no_grad():
-            p.fill_(value)
-        return s.run(s.edits(s.sites, reconstruction=picture, **s.still)).loss.item()
-    finally:
-        with torch.no_grad():
-            p.copy_(kept)
+    held = s.edits(s.sites, reconstruction=picture, **s.still)
+    with _changed(p, lambda p: p.fill_(value)):
+        return s.run(held).loss.item()
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-25b
 def _output_trials(s):
