@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import held_out  # noqa: E402
 import held_out_later  # noqa: E402
+import held_out_fourth  # noqa: E402
 import held_out_third  # noqa: E402
 from vae_tutorial.diagnosis import diagnose  # noqa: E402
 
@@ -66,7 +67,8 @@ def main():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sets = {"first set": held_out, "second set": held_out_later}
-    for name, cases in (sets | {"third set": held_out_third}).items():
+    sets |= {"third set": held_out_third, "fourth set": held_out_fourth}
+    for name, cases in sets.items():
         counts = count(cases)
         if len(sys.argv) > 1:
             path = Path(sys.argv[1])

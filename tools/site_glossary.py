@@ -13,7 +13,7 @@ UNMARKED = {"glossary.html", "reference.html", "contributing.html"}
 
 
 # Words that mostly mean something else: marked only where they are explained.
-AMBIGUOUS = {"score", "mode", "reconstruction"}
+AMBIGUOUS = {"score", "mode", "reconstruction", "factor"}
 
 
 def slug(word):

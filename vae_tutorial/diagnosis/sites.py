@@ -372,9 +372,9 @@ def _compare_codes(study, quiet, still):
     "Are z's mean and the codes that forward returns the same, and in which order?"
     size = study.size
     codes = [t for t in quiet.returned if t.numel() == size and t.is_floating_point()]
-    still = still.flatten() if study.copies == 1 else still[:, : size // len(still)]
-    close = dict(rtol=1e-4, atol=1e-6)
-    alike = [torch.allclose(t.flatten(), still.flatten(), **close) for t in codes]
+    still = still if study.copies == 1 else still[:, : size // len(still)]
+    means, close = still.flatten().double(), dict(rtol=1e-4, atol=1e-6)
+    alike = [torch.allclose(t.flatten().double(), means, **close) for t in codes]
     study.foreign = len(codes) > 1 and not any(alike)
     study.swapped = alike == [False, True]
 

@@ -38,6 +38,9 @@ def is_record(value):
     )
 
 # %% ../../nbs/inside/91_tape.ipynb #cell-08
+_PLAIN = {type(None), bool, int, float, str, torch.dtype, torch.device}
+
+
 def tensors(value, depth=8):
     "All tensors in nested lists, tuples, dictionaries, data classes and distributions."
     if isinstance(value, Tensor):
@@ -50,7 +53,13 @@ def tensors(value, depth=8):
         value = list(vars(value).values())
     if not isinstance(value, (list, tuple)) or not depth:
         return []
-    return [t for item in value for t in tensors(item, depth - 1)]
+    found = []
+    for item in value:
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif type(item) not in _PLAIN:
+            found.extend(tensors(item, depth - 1))
+    return found
 
 # %% ../../nbs/inside/91_tape.ipynb #cell-08p1
 def _moments(distribution):
@@ -77,7 +86,7 @@ class _Notes(TorchFunctionMode):
 
     def record(self, name, args, kwargs, out):
         "Note one result, and return what stands in its place."
-        inputs = tensors([list(args), kwargs])
+        inputs = tensors([args, kwargs])
         edit = self.edits.get(len(self.ops))
         if edit is not None:
             out = _edited(name, out, edit(out, args))
@@ -87,7 +96,7 @@ class _Notes(TorchFunctionMode):
 
     def from_outside(self, args, kwargs):
         "Note arguments that no call has made, such as numpy's numbers, as calls."
-        for t in tensors([list(args), kwargs]):
+        for t in tensors([args, kwargs]):
             if self.is_new(t):
                 self.known[id(t)] = t
                 new = self.record(OUTSIDE, (), {}, t)
@@ -99,9 +108,9 @@ class _Notes(TorchFunctionMode):
 
     def is_new(self, t):
         "Whether numbers have come from elsewhere: no weights, no single number."
-        weights = isinstance(t, nn.Parameter)
-        plain = t.is_floating_point() and t.numel() > 1
-        return plain and not weights and id(t) not in self.known
+        if id(t) in self.known or isinstance(t, nn.Parameter):
+            return False
+        return t.is_floating_point() and t.numel() > 1
 
 # %% ../../nbs/inside/91_tape.ipynb #cell-10e
 class Tape(_Notes):
@@ -199,7 +208,10 @@ def forked(x, seed=None):
     try:
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             if seed is not None:
-                torch.manual_seed(seed)
+                if x.device.type == "cpu":  # for all devices it takes far longer
+                    torch.default_generator.manual_seed(seed)
+                else:
+                    torch.manual_seed(seed)
                 np.random.seed(seed)
                 random.seed(seed)
             yield
