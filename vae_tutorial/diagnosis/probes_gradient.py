@@ -22,7 +22,7 @@ def probe_gradients(s):
     "Does the gradient say what finite differences say, all along the way?"
     yield from _unknown(s)
     if s.discrete:  # a choice has no derivative: straight-through gradients are meant
-        yield from _chosen(s)
+        yield from list(_chosen(s)) or _untaught(s)
     else:
         yield from _derivatives(s)
 
@@ -39,12 +39,14 @@ def _derivatives(s):
     if strangers := _strangers(s, run):
         shapes = ", ".join(map(str, strangers[:3]))
         yield finding("unregistered_layers", count=len(strangers), shapes=shapes)
-    if found:
+    if found := found or list(_chosen(s)):
+        yield from found[len(found) - 1 :] if found[0].name == "gradient_cut" else ()
         return
     if not run.loss.requires_grad:
         yield finding("gradient_cut:all")
         return
-    yield from _unheard(s, run, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    yield from list(_chosen(s)) or _unheard(s, run, generator)
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-06p1
 @contextmanager
@@ -308,7 +310,8 @@ def _unknown(s):
 def _chosen(s):
     "Where the image comes to the picture by choices alone: does the encoder learn?"
     flow, ops, picture = s.flow, s.run().ops, s.sites.reconstruction
-    choices = {i for i, op in enumerate(ops) if flow.encoded[i] and op.name in CHOICES}
+    choices = _choices(flow, ops)
+    drawn = "choice" if any(ops[i].name in CHOICES for i in choices) else "draw"
     if picture is None or s.bare or picture in around(flow, choices):
         return
     before = set().union(*(ancestors(flow, i) for i in choices))
@@ -319,7 +322,13 @@ def _chosen(s):
     weights = [t for t in inputs if isinstance(t, nn.Parameter) and t.requires_grad]
     shared = any(id(t) in others for t in weights)  # of another pass, as in wake-sleep
     if weights and not shared and _learn_nothing(s, weights):
-        yield finding("gradient_cut:choice", count=len(weights))
+        yield finding(f"gradient_cut:{drawn}", count=len(weights))
+
+
+def _choices(flow, ops):
+    "Calls that choose, or draw, by what the encoder gives."
+    chosen = {i for i, op in enumerate(ops) if op.name in CHOICES}
+    return {i for i in chosen | flow.drawn if flow.encoded[i]}
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #chosenp1
 def _learn_nothing(s, weights):
@@ -336,6 +345,37 @@ def _learn_nothing(s, weights):
             found = torch.autograd.grad(run.loss, weights, allow_unused=True)
         slopes.append([torch.zeros(1) if g is None else g for g in found])
     return all(torch.allclose(a, b, rtol=limit.CONSTANT) for a, b in zip(*slopes))
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #untaught
+def _untaught(s):
+    "Weights behind a choice, on the way to the picture, that nothing teaches."
+    before = {name: p.detach().clone() for name, p in s.model.named_parameters()}
+    run, named = s.run(grad=True), dict(s.model.named_parameters())
+    moved = any(not torch.equal(p, before[name]) for name, p in named.items())
+    used = {id(t) for i in _behind_choices(s, run.ops) for t in run.ops[i].inputs}
+    rows = [(n, p) for n, p in named.items() if p.requires_grad and id(p) in used]
+    if moved or s.bare or not rows or not run.loss.requires_grad:
+        return
+    inputs, generator = [p for _, p in rows], torch.Generator().manual_seed(27)
+    slopes = torch.autograd.grad(run.loss, inputs, allow_unused=True)
+    silent = [row for row, slope in zip(rows, slopes) if slope is None]
+    cut = [name for name, p in silent if _matters(s, run, p, generator)]
+    if cut:
+        said = dict(count=len(cut), total=len(named), names=listed(cut, 4))
+        yield finding("gradient_cut:parameters", **said)
+
+# %% ../../nbs/inside/99_probes_gradient.ipynb #behind
+def _behind_choices(s, ops):
+    "Calls on the way from a choice to the picture."
+    flow, choices = s.flow, _choices(s.flow, ops)
+    if s.sites.reconstruction is None:
+        return []
+    way = sorted(ancestors(flow, s.sites.reconstruction))
+    behind = set()
+    for i in way:
+        if choices.intersection(flow.sources[i]) or behind.intersection(flow.sources[i]):
+            behind.add(i)
+    return behind
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-11
 def _unheard(s, run, generator):

@@ -101,6 +101,12 @@ clipped_output:logits | error | build/11_networks
 the decoder's logits are never negative
 measured: whatever the code, they stay above {low:.3f}
 fix: no ReLU after the last layer
+
+clipped_output:loss | error | build/11_networks
+the loss cuts the decoder's negative logits off
+measured: pictures of -3, -2 and -1 everywhere all cost {cost:.6g}; the lower, the
+    darker
+fix: no ReLU between the decoder's last layer and the likelihood
 """
 
 # %% ../../nbs/inside/95_texts_picture.ipynb #cell-11

@@ -104,6 +104,13 @@ the encoder learns nothing from the picture: its codes are chosen, and no gradie
 measured: a worse picture leaves the gradients of the {count} weights before it as they
     are
 fix: straight through: codes + (chosen - codes).detach()
+
+gradient_cut:draw | error | concepts/04_reparameterization
+the encoder learns nothing from the picture: its codes are drawn by a call that passes
+    no gradient
+measured: a worse picture leaves the gradients of the {count} weights before it as they
+    are
+fix: rsample for sample, of a distribution that has it
 """
 
 # %% ../../nbs/inside/95_texts_training.ipynb #cell-22
