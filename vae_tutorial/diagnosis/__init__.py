@@ -54,6 +54,7 @@ _STRUCTURE += (
     weight.probe_levels,
     weight.probe_flow,
     weight.probe_classes,
+    weight.probe_chances,
     code.probe_offsets,
 )
 

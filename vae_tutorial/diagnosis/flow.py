@@ -81,7 +81,8 @@ def _is_draw(op, other, num):
     "Whether a call draws: the same goes in under another seed, and another comes out."
     if op.name in NOISES:
         return True
-    if op.name in _CONSTANTS and _looks_drawn(op.output, num):
+    copied = any(t.shape == op.output.shape for t in op.inputs)
+    if op.name in _CONSTANTS and not copied and _looks_drawn(op.output, num):
         return True
     if other is None or op.name in _UNSET or _equal(op.output, other.output):
         return False
