@@ -12,6 +12,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from .._guards import nan_passes
+from . import probes_choices as choices
 from . import probes_code as code
 from . import probes_evaluation as evaluation
 from . import probes_gradient as gradient
@@ -53,8 +54,8 @@ _STRUCTURE = (
 _STRUCTURE += (
     weight.probe_levels,
     weight.probe_flow,
-    weight.probe_classes,
-    weight.probe_chances,
+    choices.probe_classes,
+    choices.probe_chances,
     code.probe_offsets,
 )
 

@@ -13,8 +13,9 @@ from torch import nn
 from . import thresholds as limit
 from .family import best_guess
 from .findings import finding, listed
-from .flow import CHOICES, PRODUCTS, ancestors, around
-from .tape import by_image, differ, tensors
+from .flow import ancestors
+from .probes_choices import chosen, matters, untaught
+from .tape import by_image, tensors
 from .weights import precision
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-06
@@ -22,7 +23,7 @@ def probe_gradients(s):
     "Does the gradient say what finite differences say, all along the way?"
     yield from _unknown(s)
     if s.discrete:  # a choice has no derivative: straight-through gradients are meant
-        yield from list(_chosen(s)) or _untaught(s)
+        yield from list(chosen(s)) or untaught(s)
     else:
         yield from _derivatives(s)
 
@@ -39,14 +40,14 @@ def _derivatives(s):
     if strangers := _strangers(s, run):
         shapes = ", ".join(map(str, strangers[:3]))
         yield finding("unregistered_layers", count=len(strangers), shapes=shapes)
-    if found := found or list(_chosen(s)):
+    if found := found or list(chosen(s)):
         yield from found[len(found) - 1 :] if found[0].name == "gradient_cut" else ()
         return
     if not run.loss.requires_grad:
         yield finding("gradient_cut:all")
         return
     generator = torch.Generator().manual_seed(3)
-    yield from list(_chosen(s)) or _unheard(s, run, generator)
+    yield from list(chosen(s)) or _unheard(s, run, generator)
 
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-06p1
 @contextmanager
@@ -306,77 +307,6 @@ def _unknown(s):
         said = ", ".join(list(shapes.values())[:3])
         yield finding("unregistered_layers:tensor", level, shapes=said)
 
-# %% ../../nbs/inside/99_probes_gradient.ipynb #chosen
-def _chosen(s):
-    "Where the image comes to the picture by choices alone: does the encoder learn?"
-    flow, ops, picture = s.flow, s.run().ops, s.sites.reconstruction
-    choices = _choices(flow, ops)
-    drawn = "choice" if any(ops[i].name in CHOICES for i in choices) else "draw"
-    if picture is None or s.bare or picture in around(flow, choices):
-        return
-    before = set().union(*(ancestors(flow, i) for i in choices))
-    before &= flow.layers
-    layers = {i for i, op in enumerate(ops) if op.name in PRODUCTS}
-    others = {id(t) for i in layers - before for t in ops[i].inputs}
-    inputs = {id(t): t for i in before for t in ops[i].inputs}.values()
-    weights = [t for t in inputs if isinstance(t, nn.Parameter) and t.requires_grad]
-    shared = any(id(t) in others for t in weights)  # of another pass, as in wake-sleep
-    if weights and not shared and _learn_nothing(s, weights):
-        yield finding(f"gradient_cut:{drawn}", count=len(weights))
-
-
-def _choices(flow, ops):
-    "Calls that choose, or draw, by what the encoder gives."
-    chosen = {i for i, op in enumerate(ops) if op.name in CHOICES}
-    return {i for i in chosen | flow.drawn if flow.encoded[i]}
-
-# %% ../../nbs/inside/99_probes_gradient.ipynb #chosenp1
-def _learn_nothing(s, weights):
-    "Whether a worse picture, which the loss hears, leaves these gradients as they are."
-    edit = {s.sites.reconstruction: lambda out, args: (out + out.flip(-1)) / 2}
-    runs = [s.run(edits, grad=True) for edits in (None, edit)]
-    finite = all(run.loss.isfinite() for run in runs)
-    if not finite or not differ(runs[0].loss, runs[1].loss):
-        return False
-    slopes = []
-    for run in runs:
-        found = [None] * len(weights)
-        if run.loss.requires_grad:
-            found = torch.autograd.grad(run.loss, weights, allow_unused=True)
-        slopes.append([torch.zeros(1) if g is None else g for g in found])
-    return all(torch.allclose(a, b, rtol=limit.CONSTANT) for a, b in zip(*slopes))
-
-# %% ../../nbs/inside/99_probes_gradient.ipynb #untaught
-def _untaught(s):
-    "Weights behind a choice, on the way to the picture, that nothing teaches."
-    before = {name: p.detach().clone() for name, p in s.model.named_parameters()}
-    run, named = s.run(grad=True), dict(s.model.named_parameters())
-    moved = any(not torch.equal(p, before[name]) for name, p in named.items())
-    used = {id(t) for i in _behind_choices(s, run.ops) for t in run.ops[i].inputs}
-    rows = [(n, p) for n, p in named.items() if p.requires_grad and id(p) in used]
-    if moved or s.bare or not rows or not run.loss.requires_grad:
-        return
-    inputs, generator = [p for _, p in rows], torch.Generator().manual_seed(27)
-    slopes = torch.autograd.grad(run.loss, inputs, allow_unused=True)
-    silent = [row for row, slope in zip(rows, slopes) if slope is None]
-    cut = [name for name, p in silent if _matters(s, run, p, generator)]
-    if cut:
-        said = dict(count=len(cut), total=len(named), names=listed(cut, 4))
-        yield finding("gradient_cut:parameters", **said)
-
-# %% ../../nbs/inside/99_probes_gradient.ipynb #behind
-def _behind_choices(s, ops):
-    "Calls on the way from a choice to the picture."
-    flow, choices = s.flow, _choices(s.flow, ops)
-    if s.sites.reconstruction is None:
-        return []
-    way = sorted(ancestors(flow, s.sites.reconstruction))
-    behind = set()
-    for i in way:
-        if choices.intersection(flow.sources[i]) or behind.intersection(flow.sources[i]):
-            behind.add(i)
-    return behind
-
 # %% ../../nbs/inside/99_probes_gradient.ipynb #cell-11
 def _unheard(s, run, generator):
     "Parameters on which the loss depends, and which get no gradient."
@@ -388,24 +318,12 @@ def _unheard(s, run, generator):
     pairs = zip(trained, slopes)
     silent = [(name, p) for (name, p), g in pairs if g is None or not g.any()]
     silent += [(name, p) for name, p in named if not p.requires_grad]
-    cut = [n for n, p in silent if p.requires_grad and _matters(s, run, p, generator)]
+    cut = [n for n, p in silent if p.requires_grad and matters(s, run, p, generator)]
     frozen = [
-        n for n, p in silent if not p.requires_grad and _matters(s, run, p, generator)
+        n for n, p in silent if not p.requires_grad and matters(s, run, p, generator)
     ]
     if cut:
         said = dict(count=len(cut), total=len(named), names=listed(cut, 4))
         yield finding("gradient_cut:parameters", **said)
     if frozen:
         yield finding("frozen", count=len(frozen), names=", ".join(frozen[:4]))
-
-# %% ../../nbs/inside/99_probes_gradient.ipynb #cell-12
-def _matters(s, run, p, generator):
-    "Whether the loss changes with a parameter."
-    kept = p.detach().clone()
-    with torch.no_grad():
-        p.add_(0.3 * torch.randn(p.shape, generator=generator).to(p))
-    try:
-        return differ(s.run().loss, run.loss)
-    finally:
-        with torch.no_grad():
-            p.copy_(kept)

@@ -137,7 +137,7 @@ def _negatives_unheard(s):
     same = dark[0] == dark[1] == dark[2] != bright
     return dark[0] if same else None
 
-
+# %% ../../nbs/inside/97_probes_picture.ipynb #from-probabilities
 def _from_probabilities(s):
     "Whether the logits were computed from probabilities, as torch.distributions does."
     before = ancestors(s.flow, s.sites.reconstruction)

@@ -96,7 +96,10 @@ the loss takes logits, but gets probabilities: a sigmoid too many
 measured: whatever the code, the values stay between {low:.3f} and {high:.3f}, so the
     loss sees pixels between 0.5 and 0.731
 fix: remove the decoder's sigmoid, or use binary_cross_entropy without logits
+"""
 
+# %% ../../nbs/inside/95_texts_picture.ipynb #clipped-loss
+PICTURE += """
 clipped_output:logits | error | build/11_networks
 the decoder's logits are never negative
 measured: whatever the code, they stay above {low:.3f}

@@ -116,7 +116,10 @@ no_kl | error | concepts/03_elbo
 the loss has no KL: this is a plain autoencoder
 measured: the loss doesn't change when the posterior's mean goes from 0 to 2
 fix: add the KL to the loss
+"""
 
+# %% ../../nbs/inside/95_texts_posterior.ipynb #chances
+POSTERIOR += """
 no_kl:chances | error | concepts/03_elbo
 the loss has no KL: nothing keeps the chances near the prior's, by which codes are drawn
 measured: with the codes of all {many} draw(s) and the picture held, other chances leave

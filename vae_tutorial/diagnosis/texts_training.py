@@ -97,7 +97,10 @@ a tensor that should learn is no parameter: model.parameters() doesn't know it
 measured: of shapes {shapes}, with requires_grad, an attribute of the model, used by the
     loss, and in no optimizer
 fix: nn.Parameter(...), before the optimizer is made
+"""
 
+# %% ../../nbs/inside/95_texts_training.ipynb #choices
+TRAINING += """
 gradient_cut:choice | error | beyond/50_vector_quantization
 the encoder learns nothing from the picture: its codes are chosen, and no gradient
     passes a choice
