@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._guards import nan_passes
 from . import probes_choices as choices
 from . import probes_code as code
+from . import probes_density as density
 from . import probes_evaluation as evaluation
 from . import probes_gradient as gradient
 from . import probes_picture as picture
@@ -66,6 +67,7 @@ _STATE = (
     training.probe_weights,
     training.probe_units,
     code.probe_collapse,
+    density.probe_integral,
 )
 _LAST = (evaluation.probe_modes, evaluation.probe_metric, evaluation.probe_metric_terms)
 _BROKEN_WAY = (picture.probe_pixels, code.probe_code)

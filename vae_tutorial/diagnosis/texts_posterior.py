@@ -219,6 +219,16 @@ measured: a mean of 0.2 costs four times what 0.1 does, but 20 no more than 5
 fix: clamp(min=...) for free bits, not clamp(max=...)
 """
 
+# %% ../../nbs/inside/95_texts_posterior.ipynb #density
+POSTERIOR += """
+kl_formula:density | error | beyond/40_priors
+what the loss takes for a learned density is none: its integral depends on its weights
+measured: with other weights of {names} the average of p(z) / q(z|x) over codes from q
+    is {factor:.3g} times what it was; for densities it stays 1
+fix: the log determinant of each step of a flow, with its sign, and both densities of
+    the same code; of a mixture the logsumexp, not the mean
+"""
+
 # %% ../../nbs/inside/95_texts_posterior.ipynb #cell-11q2
 POSTERIOR += """
 sigma_mismatch | error | concepts/04_reparameterization
