@@ -57,6 +57,8 @@ _STRUCTURE += (
     weight.probe_flow,
     choices.probe_classes,
     choices.probe_chances,
+    density.probe_covariance,
+    density.probe_against_draws,
     code.probe_offsets,
 )
 

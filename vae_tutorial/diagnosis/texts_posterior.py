@@ -229,6 +229,22 @@ fix: the log determinant of each step of a flow, with its sign, and both densiti
     the same code; of a mixture the logsumexp, not the mean
 """
 
+# %% ../../nbs/inside/95_texts_posterior.ipynb #covariance
+POSTERIOR += """
+kl_formula:covariance | error | concepts/02_distributions
+the KL is none of the posterior that is drawn from, whose dimensions move together
+measured: beside mean**2 / 2 the loss takes the trace of the covariance {trace:.2f}
+    times, and its log determinant {log_det:.2f} times as it should
+fix: KL = 0.5 * (mean @ mean + trace(S) - D - log det S); of S = L L^T the log
+    determinant is twice the sum of log diag(L)
+
+kl_sign:draws | error | concepts/03_elbo
+codes are pushed away from the draws with which they are compared
+measured: codes that are such draws cost {near:.4g}, five times as large ones, shifted
+    ones and equal ones from {far:.4g} to {further:.4g}
+fix: the distance between codes and draws is added to the loss, not subtracted
+"""
+
 # %% ../../nbs/inside/95_texts_posterior.ipynb #cell-11q2
 POSTERIOR += """
 sigma_mismatch | error | concepts/04_reparameterization

@@ -7,10 +7,10 @@ __all__ = ['NOTHING', 'ROUNDING', 'CONSTANT', 'SEEN', 'FACTORS', 'FIT', 'LAW', '
            'TINY', 'BYTES', 'BYTES_OF_GAUSSIAN', 'STUCK', 'MARGIN', 'SURE', 'LOGIT', 'SIGMOID_OF_1', 'TOO_LARGE',
            'LEFT_OUT', 'WRONG_PLACES', 'FACTOR', 'SHARP', 'OTHERS', 'ACTIVE', 'CLASSES', 'OFFSETS', 'WAYS', 'LEVELS',
            'LIKENESS', 'COLLAPSED', 'DEVIATIONS', 'NOISE_MEAN', 'NOISE_VARIANCE', 'NOISE_TAILS', 'SHARED', 'NARROW',
-           'WIDE', 'OPEN', 'CLOSED', 'TAIL', 'NATS', 'ROWS', 'COUNT', 'FEW', 'INTEGRAL', 'STRIDE', 'BOWL', 'LIGHT',
-           'HEAVY', 'LIGHT_OF_GAUSSIAN', 'HEAVY_OF_GAUSSIAN', 'FAR_BELOW', 'FAR_ABOVE', 'HALF', 'SLOPE', 'NOISE',
-           'WEIGHTS', 'STEPS', 'SLOW', 'SLOW_SGD', 'FAST', 'DECAY', 'DECAY_IN_GRADIENT', 'GROWN', 'WIDEST', 'UNITS',
-           'DEAD', 'ALL_DEAD', 'KEPT', 'LITTLE_KEPT', 'SETTLED', 'MODES']
+           'WIDE', 'OPEN', 'CLOSED', 'TAIL', 'NATS', 'ROWS', 'COUNT', 'FEW', 'INTEGRAL', 'MIXED', 'STRIDE', 'BOWL',
+           'LIGHT', 'HEAVY', 'LIGHT_OF_GAUSSIAN', 'HEAVY_OF_GAUSSIAN', 'FAR_BELOW', 'FAR_ABOVE', 'HALF', 'SLOPE',
+           'NOISE', 'WEIGHTS', 'STEPS', 'SLOW', 'SLOW_SGD', 'FAST', 'DECAY', 'DECAY_IN_GRADIENT', 'GROWN', 'WIDEST',
+           'UNITS', 'DEAD', 'ALL_DEAD', 'KEPT', 'LITTLE_KEPT', 'SETTLED', 'MODES']
 
 # %% ../../nbs/inside/96_thresholds.ipynb #same
 NOTHING = 1e-9  # Below this a factor or a change counts as none
@@ -61,6 +61,7 @@ NATS = 0.05  # A KL that should be smaller says nothing of its sign
 ROWS = 256  # Codes for which a density is asked
 COUNT, FEW = 40, 8  # Of these must count in an average, and in one that has grown
 INTEGRAL = 0.5  # Nats by which the log of that average may change
+MIXED = 16  # Dimensions of a code that one noise moves together
 STRIDE = 0.05  # Of its size: by so much a weight is moved to change it
 BOWL = 0.5  # So far a term may be from a parabola and still have its sign
 
