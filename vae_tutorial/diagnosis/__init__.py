@@ -19,6 +19,7 @@ from . import probes_evaluation as evaluation
 from . import probes_gradient as gradient
 from . import probes_picture as picture
 from . import probes_posterior as posterior
+from . import probes_sizes as sizes
 from . import probes_training as training
 from . import probes_weight as weight
 from .findings import LEVELS, Diagnosis, Finding, finding
@@ -57,6 +58,9 @@ _STRUCTURE += (
     weight.probe_flow,
     choices.probe_classes,
     choices.probe_chances,
+    sizes.probe_rows,
+    sizes.probe_parts,
+    sizes.probe_scores,
     density.probe_covariance,
     density.probe_against_draws,
     code.probe_offsets,

@@ -260,7 +260,7 @@ def _factors(rows):
     answer = torch.linalg.lstsq(rows[:, 1:], losses).solution
     off = (rows[:, 1:] @ answer - losses).norm()
     mean, trace, log_det, constant = answer.flatten().tolist()
-    fits = off < limit.SEEN * 10 * losses.norm() and mean > limit.NOTHING
+    fits = off < limit.FACTORS * losses.norm() and mean > limit.NOTHING
     return (trace / mean, log_det / mean) if fits else (1.0, 1.0)
 
 # %% ../../nbs/inside/98_probes_density.ipynb #draws

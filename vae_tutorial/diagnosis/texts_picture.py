@@ -230,6 +230,22 @@ measured: a change at pixel {i} moved the loss at pixel {j} ({wrong} of {places}
 fix: bring both to the same shape in the same way
 """
 
+# %% ../../nbs/inside/95_texts_picture.ipynb #sizes
+PICTURE += """
+shuffled_targets:rows | error | build/12_vae
+the several pictures of an image are compared with other images than their own
+measured: image {a} has the pictures {own}, and what changes with it is the loss's slope
+    at {other}
+fix: repeat codes and images in the same way: both by repeat_interleave, or both by
+    repeat
+
+probabilities_as_logits:classes | error | build/11_networks
+the loss takes scores of {many} classes, but gets probabilities: a softmax too many
+measured: whatever the code, they sum to 1, so the loss takes no class for more likely
+    than {most:.3f}
+fix: no softmax before F.cross_entropy
+"""
+
 # %% ../../nbs/inside/95_texts_picture.ipynb #cell-19
 PICTURE += """
 encoder_ignores_x:layers | error | build/11_networks
