@@ -61,6 +61,7 @@ _STRUCTURE += (
     sizes.probe_rows,
     sizes.probe_parts,
     sizes.probe_scores,
+    sizes.probe_constant,
     density.probe_covariance,
     density.probe_against_draws,
     code.probe_offsets,

@@ -50,7 +50,8 @@ def _is_sampled_kl(s):
 def _weight_of_log_q(s, x):
     "The factor before log q(z|x), with z held, if the loss follows it; else None."
     z, rows = _noise_like(s, x, 31), []
-    for mean, second in ((0, 0.5), (0.6, 0.5), (-0.4, 0.5), (0, -0.5), (0.5, 1), (0, 1)):
+    places = (0, 0.5), (0.6, 0.5), (-0.4, 0.5), (0, -0.5), (0.5, 1), (0, 1)
+    for mean, second in places:
         std = s.std(s.sites, second)
         noise = (z - mean) / std
         held = dict(mean=mean, second=second, z=z)
@@ -201,7 +202,7 @@ def probe_covariance(s):
     if abs(trace - 1) > limit.LAW or any(slips):
         yield finding("kl_formula:covariance", trace=trace, log_det=log_det)
 
-
+# %% ../../nbs/inside/98_probes_density.ipynb #is-correlated
 def _is_correlated(s):
     "Whether one draw makes a code of few dimensions, which it moves together."
     sites, joined = s.sites, (s.sites.noise, s.sites.noise) in s.flow.meetings
@@ -253,7 +254,7 @@ def _affine(s, edits):
     bent = (code(noise) - right).abs().max() > limit.SEEN * right.abs().max()
     return mean, matrix, bool(bent)
 
-
+# %% ../../nbs/inside/98_probes_density.ipynb #factors
 def _factors(rows):
     "The factors of trace and log determinant over that of the mean; 1 if unclear."
     losses = rows[:, :1] - rows[:, :1].mean()

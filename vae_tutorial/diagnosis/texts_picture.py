@@ -246,6 +246,15 @@ measured: whatever the code, they sum to 1, so the loss takes no class for more 
 fix: no softmax before F.cross_entropy
 """
 
+# %% ../../nbs/inside/95_texts_picture.ipynb #constant
+PICTURE += """
+blind_loss:constant | error | build/12_vae
+the loss asks the same of every pixel: it compares pictures with a constant
+measured: of pictures of 0.1, 0.3, 0.5, 0.7 and 0.9 everywhere its slope is the same at
+    all {count} places that it hears
+fix: a mask keeps what is known: (mask * nll).sum(), with 1 for known pixels
+"""
+
 # %% ../../nbs/inside/95_texts_picture.ipynb #cell-19
 PICTURE += """
 encoder_ignores_x:layers | error | build/11_networks
