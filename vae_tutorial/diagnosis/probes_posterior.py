@@ -281,6 +281,8 @@ def _wrong_form(s, kl, tolerance):
     if kl.uneven > tolerance and kl.bowl < tolerance:
         most, least = 1 + kl.uneven, max(0.0, 1 - kl.uneven)
         return finding("uneven_kl", most=most, least=least)
+    if kl.error > tolerance and (turned := _of_a_turn(s)) is not None:
+        return finding("angles", change=turned[0], other=turned[1])
     slips = (0.5, 1.0, 2.0)
     odd_prior = all(abs(kl.prior / slip - 1) >= limit.LAW for slip in slips)
     if kl.error > tolerance and odd_prior:
@@ -289,6 +291,19 @@ def _wrong_form(s, kl, tolerance):
         return _mismatch(kl, tolerance)
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-17
+def _of_a_turn(s):
+    "How much the picture changes by a turn of 2 pi, and by 1, where a turn is nothing."
+    held = {"noise": 0.0} if s.sites.noise is not None else {}
+    if s.sites.reconstruction is None:
+        return None
+    pictures = [
+        s.value(s.sites, "reconstruction", mean=mean, **held)
+        for mean in (0.3, 0.3 + 2 * math.pi, 1.3)
+    ]
+    turn, step = ((pictures[0] - other).abs().max().item() for other in pictures[1:])
+    return (turn, step) if turn < limit.CONSTANT * step else None
+
+
 def _mismatch(kl, tolerance):
     "Not the KL of the width that is sampled: another reading, or no KL at all."
     table = "; ".join(_row(kl, *row) for row in kl.rows[:1] + kl.rows[3:6])
