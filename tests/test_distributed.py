@@ -156,8 +156,7 @@ torch.save([model.state_dict(), history], f"{out}/{world}-{rank}.pt")
 """
 
 
-@pytest.mark.parametrize("kind", ["tensor", "stored"])
-@pytest.mark.parametrize("number", [9, 10, 1])
+@pytest.mark.parametrize("number, kind", [(9, "tensor"), (10, "stored"), (1, "tensor")])
 def test_a_last_batch_smaller_than_the_number_of_processes(number, kind, tmp_path):
     "Three processes, 9, 10 or 1 images in batches of 4: one or two processes have no row of the last batch."
     script = tmp_path / "small.py"

@@ -190,7 +190,7 @@ def _findings(model, objective, batch, asked, seconds):
 def _looked_over(s):
     "Whether the parts could be found and measured; if not, why is noted."
     try:
-        s.sites, s.kl, s.family, s.plain = Sites(), None, None, True
+        s.sites, s.kl, s.family, s.codes, s.plain = Sites(), None, None, None, True
         s.discrete = s.unheld = False
         s.sites = locate(s)
         measure(s)

@@ -375,8 +375,18 @@ def _slope(s, x, seed=0):
     (slope,) = torch.autograd.grad(run.loss, leaf, allow_unused=True)
     if slope is None:
         return torch.zeros(x.numel())
-    copies = slope.numel() // x.numel()  # several samples of one image
-    return slope.reshape(copies, -1).sum(0) if copies > 1 else slope.flatten()
+    shape = s.reconstruction_shape[-x.ndim :]
+    if shape.numel() == x.numel():  # else classes or samples lie in the rows
+        slope = _as_in(x, slope.reshape(-1, *shape).sum(0))
+    return slope.reshape(-1, x.numel()).sum(0)
+
+
+def _as_in(x, picture):
+    "The picture in the order of the images' axes: it may keep its channels last."
+    for a, b in ((1, -1), (-1, 1)):
+        if picture.shape == x.movedim(a, b).shape != x.shape:
+            return picture.movedim(b, a)
+    return picture
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #cell-17p1
 def _flipped(x, place, bright):

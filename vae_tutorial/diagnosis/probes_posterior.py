@@ -11,6 +11,7 @@ import torch
 from . import thresholds as limit
 from .family import best_guess
 from .findings import finding, listed
+from .kl import find_kl
 from .weights import fresh_weights
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-06
@@ -82,7 +83,8 @@ def _noise(s):
     elif unit.shape[2] > 1 and unit.var(2).mean() < limit.SHARED:
         yield finding("shared_noise:dimensions")
     elif _is_gaussian(s):
-        yield from _moments(unit)
+        if off := _off_normal(unit):
+            yield finding(off[0], **off[1])
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-08b
 def _fewer_draws(s):
@@ -102,7 +104,7 @@ def _is_gaussian(s):
     return s.kl is None or bool(s.kl.reads) or s.kl.error < limit.LAW
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-08bp1
-def _moments(unit):
+def _off_normal(unit):
     "Mean, variance and kurtosis must be 0, 1 and 3, as far as so many draws can say."
     count, average, spread = unit.numel(), unit.mean().item(), unit.var().item()
     kurtosis = ((unit - average) ** 4).mean().item() / spread**2
@@ -112,8 +114,7 @@ def _moments(unit):
     off_tails = abs(kurtosis - 3) > many * (24 / count) ** 0.5 + limit.NOISE_TAILS
     if off_mean or off_variance or off_tails:
         said = dict(average=average, spread=spread, kurtosis=kurtosis)
-        name = "wrong_noise" if off_mean or off_variance else "other_noise"
-        yield finding(name, **said)
+        return "wrong_noise" if off_mean or off_variance else "other_noise", said
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-10
 def probe_heads(s):
@@ -217,7 +218,8 @@ def _same_head(s):
     run, num = s.run(), len(s.x)
     a, b = (run.ops[i].output.reshape(num, -1) for i in (s.sites.mean, s.sites.second))
     equal = (a[:, :, None] - b[:, None]).abs().amax(0) < limit.ROUNDING
-    shared = equal.any(1).sum().item()
+    varied = a.amax(0) > a.amin(0)  # not 0 behind a ReLU, for all images
+    shared = (equal.any(1) & varied).sum().item()
     if shared:
         yield finding("same_head", shared=shared, units=a.shape[1])
 
@@ -274,19 +276,50 @@ def _known_form(s, kl):
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-16p1
 def _wrong_form(s, kl, tolerance):
     "What else the term may be, if it is not the KL of this posterior."
-    if kl.error > tolerance and s.swapped:
+    if kl.error > tolerance and (s.swapped or _fits_exchanged(s, tolerance)):
         return finding("swapped_outputs")
     if max(kl.error, kl.uneven) > tolerance and (own := own_parameters(s)):
         return finding("learned_prior", names=listed(own, 3))
     if kl.uneven > tolerance and kl.bowl < tolerance:
         most, least = 1 + kl.uneven, max(0.0, 1 - kl.uneven)
         return finding("uneven_kl", most=most, least=least)
-    slips = (0.5, 1.0, 2.0)
-    odd_prior = all(abs(kl.prior / slip - 1) >= limit.LAW for slip in slips)
-    if kl.error > tolerance and odd_prior:
-        return finding("other_prior", width=kl.prior**0.5)
     if kl.error > tolerance:
-        return _mismatch(kl, tolerance)
+        return _other_law(s, kl) or _mismatch(kl, tolerance)
+
+# %% ../../nbs/inside/98_probes_posterior.ipynb #other-law
+def _other_law(s, kl):
+    "Another prior, or a posterior that is no Gaussian: a note."
+    if (turned := _of_a_turn(s)) is not None:
+        return finding("angles", change=turned[0], other=turned[1])
+    slips = (0.5, 1.0, 2.0)
+    if all(abs(kl.prior / slip - 1) >= limit.LAW for slip in slips):
+        return finding("other_prior", width=kl.prior**0.5)
+    unit = _draws(s)[1] if s.sites.noise is not None else s.x[:0]
+    if unit.numel() and unit.isfinite().all() and (said := _off_normal(unit)):
+        return finding("other_noise:family", **said[1])
+
+# %% ../../nbs/inside/98_probes_posterior.ipynb #other-law-2
+def _fits_exchanged(s, tolerance):
+    "Whether the KL is that of mean and second output exchanged."
+    mean, second = s.sites.mean, s.sites.second
+    if second is None:
+        return False
+    other = s.sites._replace(mean=second, second=mean)
+    kl = find_kl(s, other, best_guess(s), hold_z=True)
+    return kl.reads == "log variance" and max(kl.bowl, kl.uneven) < tolerance
+
+
+def _of_a_turn(s):
+    "How much the picture changes by a turn of 2 pi, and by 1, where a turn is nothing."
+    held = {"noise": 0.0} if s.sites.noise is not None else {}
+    if s.sites.reconstruction is None:
+        return None
+    pictures = [
+        s.value(s.sites, "reconstruction", mean=mean, **held)
+        for mean in (0.3, 0.3 + 2 * math.pi, 1.3)
+    ]
+    turn, step = ((pictures[0] - other).abs().max().item() for other in pictures[1:])
+    return (turn, step) if turn < limit.CONSTANT * step else None
 
 # %% ../../nbs/inside/98_probes_posterior.ipynb #cell-17
 def _mismatch(kl, tolerance):

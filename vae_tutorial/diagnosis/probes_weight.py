@@ -31,7 +31,7 @@ def probe_weight(s):
         yield _by_halves(s, weight)
     elif s.family.name == "squared error" and _is_half(s, weight):
         yield finding("missing_half:picture", weight=weight, meant=s.beta)
-    elif low <= weight <= high:
+    elif low <= weight <= high or low <= weight * _rows(s) <= high:
         return
     elif bernoulli and abs(weight / 2 - 1) < limit.FIT:
         yield finding("missing_half", weight=weight, meant=s.beta)
@@ -62,6 +62,12 @@ def _is_half(s, weight):
     return plain and abs(weight / 0.5 - 1) < limit.FACTORS
 
 # %% ../../nbs/inside/98_probes_weight.ipynb #cell-22p1
+def _rows(s):
+    "How many rows of codes an image has, as where all its classes are summed out."
+    num, shape = len(s.x), s.z_shape
+    return 1 if num in shape or shape[0] % num else shape[0] // num
+
+
 def _halves_differ(s):
     "With half of the images a sum keeps its weight, a mean doubles it."
     return abs(_picture_change(s) - s.half_kl / s.kl.weight) > limit.HALF

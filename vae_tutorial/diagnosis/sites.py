@@ -9,7 +9,7 @@ __all__ = ['Sites', 'locate', 'drawn_beside', 'drawn_later']
 from typing import NamedTuple
 import torch
 from . import thresholds as limit
-from .flow import CHOICES, NORMALS, PRODUCTS, ancestors, find_flow
+from .flow import CHOICES, PRODUCTS, ancestors, find_flow
 from .flow import goes_on
 from .flow import find_z
 from .tape import by_image, differ
@@ -261,11 +261,12 @@ def drawn_beside(study):
 
 
 def drawn_later(study):
-    "Whether normal noise meets what comes from z on the way to the picture."
+    "Whether noise, no mask, meets what comes from z on the way to the picture."
     flow, sites, ops = study.flow, study.sites, study.run().ops
     way = ancestors(flow, sites.reconstruction)
-    normal = {k for k in flow.drawn if ops[k].name in NORMALS}
-    places = [i for i, k in flow.meetings if i in way and flow.noises[k] & normal]
+    drawn = {k for k in flow.drawn if ops[k].output.unique().numel() > 2}
+    noise = {k for k in drawn if "dropout" not in ops[k].name}
+    places = [i for i, k in flow.meetings if i in way and flow.noises[k] & noise]
     return any(sites.z in ancestors(flow, i) and i != sites.z for i in places)
 
 # %% ../../nbs/inside/92_sites.ipynb #cell-20

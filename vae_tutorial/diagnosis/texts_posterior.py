@@ -56,6 +56,12 @@ the noise has mean 0 and variance 1, and is not normal: the posterior is no Gaus
 measured: its kurtosis is {kurtosis:.1f}; a normal's is 3
 fix: torch.randn_like, unless you mean it
 
+other_noise:family | note | concepts/04_reparameterization
+the posterior is no Gaussian, neither by its noise nor by its KL, which was not checked
+measured: its noise has mean {average:.2f}, variance {spread:.2f}, kurtosis
+    {kurtosis:.1f}; a standard normal has 0, 1 and 3
+fix: nothing, if you mean it
+
 wrong_noise | error | concepts/04_reparameterization
 the noise is not standard normal
 measured: its mean is {average:.2f}, its variance {spread:.2f}, its kurtosis
@@ -145,6 +151,11 @@ other_prior | note | beyond/40_priors
 the KL is that to a normal prior of another width
 measured: it fits a prior of standard deviation {width:.3g}
 fix: nothing, if you mean it; sample with the same width
+
+angles | note | concepts/02_distributions
+codes are angles, so the KL was not compared with that to N(0, 1)
+measured: means moved by 2 pi change no pixel by more than {change:.2g}, by 1 {other:.2g}
+fix: nothing, if you mean it; the prior of an angle is uniform
 """
 
 # %% ../../nbs/inside/95_texts_posterior.ipynb #cell-09q1
