@@ -60,11 +60,11 @@ def _rate(many, by):
 def probe_chances(s):
     "Do the chances by which codes are drawn cost anything?"
     picture = s.sites.reconstruction
-    if s.bare or picture is None:
+    draws = {i for i in s.flow.drawn if s.flow.encoded[i]}
+    if s.bare or picture is None or not draws:
         return
     ops, way = s.run().ops, ancestors(s.flow, picture)
-    draws = {i for i in s.flow.drawn & way if s.flow.encoded[i]}
-    draws = {i for i in draws if ops[i].name in CHOICES}
+    draws = {i for i in draws & way if ops[i].name in CHOICES}
     free = around(s.flow, draws)
     if not draws or picture in free:
         return

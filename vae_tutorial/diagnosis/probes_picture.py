@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import torch
 from . import thresholds as limit
 from .family import find_family, is_softmax, is_surrogate
+from .family import negatives_unheard
 from .findings import finding
 from .flow import ancestors
 from .laws import GAUSSIANS, steps_apart
@@ -115,7 +116,7 @@ def _range_of_bernoulli(s, low, high):
         yield finding(name, low=low, high=high)
     elif logits and low >= 0:
         yield _logits_above_0(s, low, high)
-    elif logits and (cost := _negatives_unheard(s)):
+    elif logits and (cost := negatives_unheard(s)):
         yield finding("clipped_output:loss", cost=cost)
     else:
         yield from _too_narrow(low, high, logits)
@@ -128,14 +129,6 @@ def _logits_above_0(s, low, high):
     if _from_probabilities(s):
         return finding("sigmoid_twice", low=0.5, high=0.731)
     return finding("probabilities_as_logits", low=low, high=high)
-
-# %% ../../nbs/inside/97_probes_picture.ipynb #cell-10p1p1
-def _negatives_unheard(s):
-    "What a picture costs whose logits are negative, if all of these cost the same."
-    values = (-3.0, -2.0, -1.0, 1.0)
-    *dark, bright = (s.loss(s.sites, reconstruction=v, **s.still) for v in values)
-    same = dark[0] == dark[1] == dark[2] != bright
-    return dark[0] if same else None
 
 # %% ../../nbs/inside/97_probes_picture.ipynb #from-probabilities
 def _from_probabilities(s):
