@@ -6,7 +6,6 @@
 __all__ = ['probe_weight', 'probe_divisor', 'probe_levels', 'probe_flow']
 
 # %% ../../nbs/inside/98_probes_weight.ipynb #imports
-import math
 import torch
 from . import thresholds as limit
 from .findings import finding
