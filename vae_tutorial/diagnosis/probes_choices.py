@@ -124,7 +124,8 @@ def untaught(s):
     moved = any(not torch.equal(p, before[name]) for name, p in named.items())
     used = {id(t) for i in _behind_choices(s, run.ops) for t in run.ops[i].inputs}
     rows = [(n, p) for n, p in named.items() if p.requires_grad and id(p) in used]
-    if moved or s.bare or not rows or not run.loss.requires_grad:
+    learns = run.loss.requires_grad and bool(run.loss.isfinite())
+    if moved or s.bare or not rows or not learns:
         return
     inputs, generator = [p for _, p in rows], torch.Generator().manual_seed(27)
     slopes = torch.autograd.grad(run.loss, inputs, allow_unused=True)
