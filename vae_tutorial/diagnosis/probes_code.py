@@ -65,8 +65,9 @@ def _same_means(s):
     quiet = {"noise": 0.0} if s.sites.noise is not None else {}
     mean = s.value(s.sites, "mean", **quiet)
     order = torch.randperm(s.x.numel(), generator=torch.Generator().manual_seed(28))
-    shuffled = s.x.flatten()[order].view_as(s.x)  # what all images share is shuffled, too
-    others = [s.value(s.sites, "mean", x=x, **quiet) for x in (s.x.roll(1, 0), shuffled)]
+    shuffled = s.x.flatten()[order].view_as(s.x)  # also what all images share
+    batches = s.x.roll(1, 0), shuffled
+    others = [s.value(s.sites, "mean", x=x, **quiet) for x in batches]
     spread = torch.stack([(mean - other).abs().max() for other in others]).max()
     small = spread <= limit.CONSTANT * max(1.0, mean.abs().max().item())
     return spread.item() if mean.isfinite().all() and small else None
@@ -120,8 +121,12 @@ def _is_flow(s):
 # %% ../../nbs/inside/97_probes_code.ipynb #codes
 def other_codes(s):
     "Samples and means: other codes, or those of z, if it has no mean of its own."
-    if s.codes is not None:
-        return s.codes
+    if s.codes is None:
+        s.codes = list(_find_codes(s).items())
+    return s.codes
+
+# %% ../../nbs/inside/97_probes_code.ipynb #find-codes
+def _find_codes(s):
     flow, ops, found, beside = s.flow, s.run().ops, {}, s.sites.mean is None
     z, latent = (None, frozenset()) if beside else (s.sites.z, flow.latent)
     way, free = ancestors(flow, s.sites.reconstruction), around(flow, {z})
@@ -139,8 +144,7 @@ def other_codes(s):
         mean = next((j for j in means if _close(quiet[j], quiet[code])), None)
         if mean is not None:
             found[code] = mean
-    s.codes = list(found.items())
-    return s.codes
+    return found
 
 # %% ../../nbs/inside/97_probes_code.ipynb #codesp1
 def _close(one, other):

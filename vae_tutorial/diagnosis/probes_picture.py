@@ -355,7 +355,7 @@ def _places(x):
     generator = torch.Generator().manual_seed(2)
     return torch.randperm(x.numel(), generator=generator)[:12].tolist()
 
-
+# %% ../../nbs/inside/97_probes_picture.ipynb #slope
 def _slope(s, x, seed=0):
     "The loss's slope in each pixel of a grey reconstruction."
     new = dict(device=x.device, dtype=x.dtype, requires_grad=True)
@@ -373,7 +373,7 @@ def _slope(s, x, seed=0):
         slope = _as_in(x, slope.reshape(-1, *shape).sum(0))
     return slope.reshape(-1, x.numel()).sum(0)
 
-
+# %% ../../nbs/inside/97_probes_picture.ipynb #as-in
 def _as_in(x, picture):
     "The picture in the order of the images' axes: it may keep its channels last."
     for a, b in ((1, -1), (-1, 1)):

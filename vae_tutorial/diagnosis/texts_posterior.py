@@ -151,10 +151,14 @@ other_prior | note | beyond/40_priors
 the KL is that to a normal prior of another width
 measured: it fits a prior of standard deviation {width:.3g}
 fix: nothing, if you mean it; sample with the same width
+"""
 
+# %% ../../nbs/inside/95_texts_posterior.ipynb #angles
+POSTERIOR += """
 angles | note | concepts/02_distributions
 codes are angles, so the KL was not compared with that to N(0, 1)
-measured: means moved by 2 pi change no pixel by more than {change:.2g}, by 1 {other:.2g}
+measured: means moved by 2 pi change no pixel by more than {change:.2g}, by 1
+    {other:.2g}
 fix: nothing, if you mean it; the prior of an angle is uniform
 """
 
