@@ -12,8 +12,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import held_out  # noqa: E402
-import held_out_later  # noqa: E402
+import held_out_fifth  # noqa: E402
 import held_out_fourth  # noqa: E402
+import held_out_later  # noqa: E402
 import held_out_third  # noqa: E402
 from vae_tutorial.diagnosis import diagnose  # noqa: E402
 
@@ -68,6 +69,7 @@ def main():
     warnings.simplefilter("ignore")
     sets = {"first set": held_out, "second set": held_out_later}
     sets |= {"third set": held_out_third, "fourth set": held_out_fourth}
+    sets |= {"fifth set": held_out_fifth}
     for name, cases in sets.items():
         counts = count(cases)
         if len(sys.argv) > 1:
