@@ -55,6 +55,8 @@ def _in_the_mean(study, loss, base):
 # %% ../../nbs/inside/93_kl.ipynb #cell-18p1
 def _unevenness(study, loss, base, start, weight):
     "How much the cost of means depends on which images and dimensions have them."
+    if study.z_shape[0] != len(study.x):
+        return 0.0  # rows are no images: classes or samples, which need not count alike
     generator = torch.Generator().manual_seed(6)
     m = torch.randn(study.size, generator=generator).to(study.x)
     spread = (loss(m, base) - start) / (0.5 * m.square().sum().item() + 1e-12)

@@ -45,7 +45,7 @@ def _of_random_codes(s):
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-20b
 def _codes_moved(s):
     "Whether moving one image's mean moves other images' codes."
-    if s.copies > 1 or not (s.plain and rows_known(s, "mean")):
+    if s.z_shape[0] != len(s.x) or not (s.plain and rows_known(s, "mean")):
         return False
     if s.sites.mean == s.sites.z:
         return False
@@ -83,7 +83,7 @@ def _code_findings(s, z, first):
     other = change(z.roll(1, 0)).max()
     if other <= tiny:
         yield finding("decoder_ignores_z", change=other.item())
-    if s.copies > 1 or len(s.x) not in s.z_shape:
+    if s.copies > 1 or s.z_shape[0] != len(s.x):
         return  # several samples or classes of one image: rows are no images
     if other > tiny and not s.batch_norm:
         yield from _mixed(change, z, tiny)

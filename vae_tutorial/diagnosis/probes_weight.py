@@ -64,7 +64,7 @@ def _is_half(s, weight):
 def _rows(s):
     "How many rows of codes an image has, as where all its classes are summed out."
     num, shape = len(s.x), s.z_shape
-    return 1 if num in shape or shape[0] % num else shape[0] // num
+    return shape[0] // num if shape[0] % num == 0 else shape[0]
 
 
 def _halves_differ(s):

@@ -82,16 +82,19 @@ class _Notes(TorchFunctionMode):
         self.ops, self.edits, self.strict = [], edits or {}, known is not None
         self.known = {id(t): t for t in known or ()}
         self.swapped = {}  # What stands in the place of what came from outside
+        self.made = {}  # Versions of what was noted
         self.hooked = False  # Whether a hook has been put on a tensor's gradient
 
     def record(self, name, args, kwargs, out):
         "Note one result, and return what stands in its place."
+        if _version(out) is not None and self.made.get(id(out)) == _version(out):
+            return out  # the same tensor again, as broadcast_tensors may give it
         inputs = tensors([args, kwargs])
         edit = self.edits.get(len(self.ops))
         if edit is not None:
             out = _edited(name, out, edit(out, args))
         self.ops.append(Op(name, inputs, out))
-        self.known[id(out)] = out
+        self.known[id(out)], self.made[id(out)] = out, _version(out)
         return out
 
     def from_outside(self, args, kwargs):
@@ -232,13 +235,20 @@ def differ(a, b):
     return number and not math.isclose(a.item(), b.item(), rel_tol=1e-6)
 
 # %% ../../nbs/inside/91_tape.ipynb #counts
+def _version(t):
+    "How often a tensor was changed in place; unknown in inference mode."
+    return None if t.is_inference() else t._version
+
+
 @contextmanager
 def _same_count(model):
-    "Numbers that a pass may count up, attributes or buffers, are put back after it."
+    "What a pass may change, numbers and buffers, is put back after it."
     norms = nn.modules.batchnorm._NormBase  # theirs are asked for by a probe
     owners = [m for m in model.modules() if not isinstance(m, norms)]
     stores = [store for m in owners for store in (vars(m), m._buffers)]
-    kept = [(s, k, v, _copied(v)) for s in stores for k, v in s.items() if _counts(v)]
+    held = [(s, k, v) for s in stores for k, v in s.items() if _counts(v)]
+    held += [(s, k, v) for s in stores[1::2] for k, v in s.items() if _is_small(v)]
+    kept = [(*row, _copied(row[2])) for row in held]
     try:
         yield
     finally:
@@ -250,6 +260,11 @@ def _same_count(model):
 
 def _counts(value):
     return type(value) in (int, float) or isinstance(value, Tensor) and value.ndim == 0
+
+
+def _is_small(value):
+    "Whether it is a tensor of at most a million numbers, such as a codebook."
+    return isinstance(value, Tensor) and 0 < value.ndim and value.numel() <= 10**6
 
 
 def _copied(value):
