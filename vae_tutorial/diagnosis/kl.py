@@ -56,14 +56,14 @@ def _in_the_mean(study, loss, base):
 def _unevenness(study, loss, base, start, weight):
     "How much the cost of means depends on which images and dimensions have them."
     if study.z_shape[0] != len(study.x):
-        return 0.0  # rows are no images: classes or samples, which need not count alike
+        return 0.0  # rows are classes or samples, which need not count alike
     generator = torch.Generator().manual_seed(6)
     m = torch.randn(study.size, generator=generator).to(study.x)
     spread = (loss(m, base) - start) / (0.5 * m.square().sum().item() + 1e-12)
     uneven = abs(spread - weight) / max(abs(weight), 1e-12)
     return max(uneven, _between_dimensions(study, loss, base, start, weight))
 
-
+# %% ../../nbs/inside/93_kl.ipynb #cell-18p2
 def _between_dimensions(study, loss, base, start, weight):
     "How much the cost of a mean depends on dimension, or half of the batch; relative."
     rows, units = len(study.x), study.size // len(study.x)

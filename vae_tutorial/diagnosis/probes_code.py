@@ -83,7 +83,7 @@ def _code_findings(s, z, first):
     other = change(z.roll(1, 0)).max()
     if other <= tiny:
         yield finding("decoder_ignores_z", change=other.item())
-    if s.copies > 1 or s.z_shape[0] != len(s.x):
+    if s.copies > 1 or s.z_shape[0] != len(s.x) or not _in_its_place(s):
         return  # several samples or classes of one image: rows are no images
     if other > tiny and not s.batch_norm:
         yield from _mixed(change, z, tiny)
@@ -94,6 +94,16 @@ def _code_findings(s, z, first):
     seen = change(z, s.x.roll(1, 0)).max()
     if other > tiny and seen > limit.SEEN * other and not _may_see(s, change, z):
         yield finding("decoder_sees_x", change=seen.item())
+
+# %% ../../nbs/inside/97_probes_code.ipynb #in-its-place
+def _in_its_place(s):
+    "Whether the actual code, put where it was found, gives the same picture."
+    if s.unheld:
+        return True  # no seed gives the same code again
+    code = s.value(s.sites, "z")
+    one, other = (s.value(s.sites, "reconstruction", **v) for v in ({}, {"z": code}))
+    rough = limit.SEEN * one.abs().max().clamp_min(1e-12)
+    return one.shape == other.shape and bool((one - other).abs().max() <= rough)
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1
 def _may_see(s, change, z):

@@ -235,11 +235,6 @@ def differ(a, b):
     return number and not math.isclose(a.item(), b.item(), rel_tol=1e-6)
 
 # %% ../../nbs/inside/91_tape.ipynb #counts
-def _version(t):
-    "How often a tensor was changed in place; unknown in inference mode."
-    return None if t.is_inference() else t._version
-
-
 @contextmanager
 def _same_count(model):
     "What a pass may change, numbers and buffers, is put back after it."
@@ -256,6 +251,11 @@ def _same_count(model):
             if isinstance(value, Tensor):
                 value.data.copy_(before)
             store[name] = value
+
+# %% ../../nbs/inside/91_tape.ipynb #counts-2
+def _version(t):
+    "How often a tensor was changed in place; unknown in inference mode."
+    return None if t.is_inference() else t._version
 
 
 def _counts(value):
