@@ -47,7 +47,7 @@ LEFT = set(
     shifted_differently_for_input_and_target
     samples_first_but_targets_interleaved terms_balanced_by_their_own_sizes
     log_variance_times_the_width_of_the_model samples_viewed_without_transposing
-    encoder_of_an_autoencoder_with_zeros positions_replace_the_token
+    encoder_of_an_autoencoder_with_zeros
     momentum_translated_from_tensorflow sum_of_squares_without_half
     transformer_backbone_under_no_grad kl_of_a_map_of_codes vamp_tensor nvae_unscaled
     nvae_uniform gumbel_over_images semi_supervised_entropy gamma_order torus_means
