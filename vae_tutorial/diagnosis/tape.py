@@ -73,6 +73,11 @@ def _moments(distribution):
 _SILENT = ("__get__", "size", "stride", "__set__", "backward", "tolist")
 OUTSIDE = "outside"  # The name of what comes from no call: numpy's numbers, constants
 
+
+def _version(t):
+    "How often a tensor was changed in place; unknown in inference mode."
+    return None if t.is_inference() else t._version
+
 # %% ../../nbs/inside/91_tape.ipynb #cell-10b
 class _Notes(TorchFunctionMode):
     "What has been recorded, and what stands in the place of what."
@@ -253,11 +258,6 @@ def _same_count(model):
             store[name] = value
 
 # %% ../../nbs/inside/91_tape.ipynb #counts-2
-def _version(t):
-    "How often a tensor was changed in place; unknown in inference mode."
-    return None if t.is_inference() else t._version
-
-
 def _counts(value):
     return type(value) in (int, float) or isinstance(value, Tensor) and value.ndim == 0
 
