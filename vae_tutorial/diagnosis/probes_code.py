@@ -97,13 +97,13 @@ def _code_findings(s, z, first):
 
 # %% ../../nbs/inside/97_probes_code.ipynb #in-its-place
 def _in_its_place(s):
-    "Whether the actual code, put where it was found, gives the same picture."
+    "Whether the actual code, put where it was found, gives the same picture, twice."
     if s.unheld:
         return True  # no seed gives the same code again
-    code = s.value(s.sites, "z")
-    one, other = (s.value(s.sites, "reconstruction", **v) for v in ({}, {"z": code}))
+    held = {"z": s.value(s.sites, "z")}
+    one, *others = (s.value(s.sites, "reconstruction", **v) for v in ({}, held, held))
     rough = limit.SEEN * one.abs().max().clamp_min(1e-12)
-    return one.shape == other.shape and bool((one - other).abs().max() <= rough)
+    return all((one - other).abs().max() <= rough for other in others)
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-21p1
 def _may_see(s, change, z):

@@ -242,13 +242,11 @@ def differ(a, b):
 # %% ../../nbs/inside/91_tape.ipynb #counts
 @contextmanager
 def _same_count(model):
-    "What a pass may change, numbers and buffers, is put back after it."
+    "Numbers that a pass may count up, attributes or buffers, are put back after it."
     norms = nn.modules.batchnorm._NormBase  # theirs are asked for by a probe
     owners = [m for m in model.modules() if not isinstance(m, norms)]
     stores = [store for m in owners for store in (vars(m), m._buffers)]
-    held = [(s, k, v) for s in stores for k, v in s.items() if _counts(v)]
-    held += [(s, k, v) for s in stores[1::2] for k, v in s.items() if _is_small(v)]
-    kept = [(*row, _copied(row[2])) for row in held]
+    kept = [(s, k, v, _copied(v)) for s in stores for k, v in s.items() if _counts(v)]
     try:
         yield
     finally:
@@ -260,11 +258,6 @@ def _same_count(model):
 # %% ../../nbs/inside/91_tape.ipynb #counts-2
 def _counts(value):
     return type(value) in (int, float) or isinstance(value, Tensor) and value.ndim == 0
-
-
-def _is_small(value):
-    "Whether it is a tensor of at most a million numbers, such as a codebook."
-    return isinstance(value, Tensor) and 0 < value.ndim and value.numel() <= 10**6
 
 
 def _copied(value):
