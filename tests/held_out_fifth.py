@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 # fmt: off
 from held_out_third import (  # noqa: I001
-    Case, ColourVae, Pair, Parts, Vae, _adder, bce, bernoulli_loss, classes, colour,
+    ColourVae, Pair, Parts, Vae, bce, decorators, made, bernoulli_loss, classes, colour,
     conv_decoder, digits, draw, gaussian_loss, grey, half_square, kl, log_normal,
     log_standard, mlp, narrow_loss, normalized, parts_loss, small_digits, train,
 )
@@ -24,22 +24,8 @@ from held_out_third import (  # noqa: I001
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-FAULTS: list[Case] = []
-HEALTHY: list[Case] = []
-CRASHERS: list[Case] = []
+FAULTS, HEALTHY, CRASHERS, fault, healthy, crasher = decorators(made)
 STUCK = "constant_pictures decoder_ignores_z encoder_ignores_x gradient_cut dead_relus"
-
-
-def fault(form: str, *expected: str, **given) -> Callable:
-    return _adder(FAULTS, form, expected, given)
-
-
-def healthy(form: str, **given) -> Callable:
-    return _adder(HEALTHY, form, (), given)
-
-
-def crasher(form: str, **given) -> Callable:
-    return _adder(CRASHERS, form, (), given)
 
 
 def log_bernoulli(logits: Tensor, x: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ faults. Each `make(seed)` gives the keyword arguments of one call.
 """
 
 import math
-import re
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from held_out_third import (
-    Case,
     ColourVae,
     Pair,
     Vae,
@@ -27,6 +25,7 @@ from held_out_third import (
     colour,
     conv_decoder,
     conv_encoder,
+    decorators,
     digits,
     draw,
     grey,
@@ -41,49 +40,31 @@ from held_out_third import (
     train,
 )
 
-FAULTS: list[Case] = []
-HEALTHY: list[Case] = []
-CRASHERS: list[Case] = []
 
-
-def _adder(cases: list[Case], form: str, expected: tuple, given: dict) -> Callable:
+def made(thing: Callable, given: dict) -> Callable:
     """What is decorated is a model's class (`loss` may name one of its methods), the
     loss where `model` is given, or else a function of the seed that gives all."""
 
-    def add(thing: Callable) -> Callable:
-        def make(seed: int) -> dict:
-            torch.set_num_threads(1)
-            torch.manual_seed(seed)
-            if not (given or isinstance(thing, type)):
-                return thing(seed)
-            call = {"batch": digits, "loss": "objective", **given}
-            if "model" in call:
-                call["loss"] = thing
-            call["model"] = model = call.get("model", thing)()
-            call["batch"] = call["batch"](seed)
-            if isinstance(call["loss"], str):
-                call["loss"] = getattr(model, call["loss"])
-            if "optimizer" in call:
-                call["optimizer"] = call["optimizer"](model)
-            return call
+    def make(seed: int) -> dict:
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        if not (given or isinstance(thing, type)):
+            return thing(seed)
+        call = {"batch": digits, "loss": "objective", **given}
+        if "model" in call:
+            call["loss"] = thing
+        call["model"] = model = call.get("model", thing)()
+        call["batch"] = call["batch"](seed)
+        if isinstance(call["loss"], str):
+            call["loss"] = getattr(model, call["loss"])
+        if "optimizer" in call:
+            call["optimizer"] = call["optimizer"](model)
+        return call
 
-        name = re.sub("(?<!^)(?=[A-Z])", "_", thing.__name__).lower()
-        cases.append(Case(name, form, expected, make))
-        return thing
-
-    return add
+    return make
 
 
-def fault(form: str, *expected: str, **given) -> Callable:
-    return _adder(FAULTS, form, expected, given)
-
-
-def healthy(form: str, **given) -> Callable:
-    return _adder(HEALTHY, form, (), given)
-
-
-def crasher(form: str, **given) -> Callable:
-    return _adder(CRASHERS, form, (), given)
+FAULTS, HEALTHY, CRASHERS, fault, healthy, crasher = decorators(made)
 
 
 class Costly(nn.Module):

@@ -27,48 +27,49 @@ class Case(NamedTuple):
     make: Callable[[int], dict]
 
 
-FAULTS: list[Case] = []
-HEALTHY: list[Case] = []
-CRASHERS: list[Case] = []
+def decorators(maker: Callable) -> tuple:
+    """Lists of faults, healthy models and crashers, and the decorator that adds to each;
+    `maker(thing, given)` is the function of the seed for what is decorated."""
+    faults, healthy, crashers = [], [], []
+
+    def adds_to(cases: list[Case], form: str, expected: tuple, given: dict) -> Callable:
+        def add(thing: Callable) -> Callable:
+            name = re.sub("(?<!^)(?=[A-Z])", "_", thing.__name__).lower()
+            cases.append(Case(name, form, expected, maker(thing, given)))
+            return thing
+
+        return add
+
+    return (
+        *(faults, healthy, crashers),
+        lambda form, *expected, **given: adds_to(faults, form, expected, given),
+        lambda form, **given: adds_to(healthy, form, (), given),
+        lambda form, **given: adds_to(crashers, form, (), given),
+    )
 
 
-def _adder(cases: list[Case], form: str, expected: tuple, given: dict) -> Callable:
+def made(thing: Callable, given: dict) -> Callable:
     """What is decorated is the model's class where `loss` is given, the loss where
     `model` is, and else a function of the seed that gives all arguments."""
+    rest = dict(given)
+    batch, model = rest.pop("batch", digits), rest.pop("model", None)
 
-    def add(thing: Callable) -> Callable:
-        rest = dict(given)
-        batch, model = rest.pop("batch", digits), rest.pop("model", None)
+    def make(seed: int) -> dict:
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        if model:
+            return dict(model=model(), batch=batch(seed), loss=thing, **rest)
+        if rest:
+            built = dict(model=thing(), batch=batch(seed), **rest)
+            if rest["loss"] == "objective":
+                built["loss"] = built["model"].objective
+            return built
+        return thing(seed)
 
-        def make(seed: int) -> dict:
-            torch.set_num_threads(1)
-            torch.manual_seed(seed)
-            if model:
-                return dict(model=model(), batch=batch(seed), loss=thing, **rest)
-            if rest:
-                built = dict(model=thing(), batch=batch(seed), **rest)
-                if rest["loss"] == "objective":
-                    built["loss"] = built["model"].objective
-                return built
-            return thing(seed)
-
-        name = re.sub("(?<!^)(?=[A-Z])", "_", thing.__name__).lower()
-        cases.append(Case(name, form, expected, make))
-        return thing
-
-    return add
+    return make
 
 
-def fault(form: str, *expected: str, **given) -> Callable:
-    return _adder(FAULTS, form, expected, given)
-
-
-def healthy(form: str, **given) -> Callable:
-    return _adder(HEALTHY, form, (), given)
-
-
-def crasher(form: str, **given) -> Callable:
-    return _adder(CRASHERS, form, (), given)
+FAULTS, HEALTHY, CRASHERS, fault, healthy, crasher = decorators(made)
 
 
 # Shared parts: images

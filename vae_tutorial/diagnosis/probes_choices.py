@@ -14,6 +14,7 @@ from .findings import finding, listed
 from .flow import CHOICES, PRODUCTS, ancestors, around
 from .flow import last_layers
 from .tape import differ, much, replace
+from .weights import changed
 
 # %% ../../nbs/inside/98_probes_choices.ipynb #classes
 def probe_classes(s):
@@ -151,11 +152,6 @@ def _behind_choices(s, ops):
 # %% ../../nbs/inside/98_probes_choices.ipynb #cell-12
 def matters(s, run, p, generator):
     "Whether the loss changes with a parameter."
-    kept = p.detach().clone()
-    with torch.no_grad():
-        p.add_(0.3 * torch.randn(p.shape, generator=generator).to(p))
-    try:
+    step = 0.3 * torch.randn(p.shape, generator=generator).to(p)
+    with changed(p, lambda p: p.add_(step)):
         return differ(s.run().loss, run.loss)
-    finally:
-        with torch.no_grad():
-            p.copy_(kept)

@@ -7,7 +7,6 @@ __all__ = ['probe_code', 'other_codes', 'probe_widths', 'probe_offsets', 'probe_
 
 # %% ../../nbs/inside/97_probes_code.ipynb #imports
 import math
-from contextlib import contextmanager
 import torch
 from . import thresholds as limit
 from .findings import finding
@@ -15,6 +14,7 @@ from .flow import PRODUCTS, ancestors, around, find_z
 from .sites import drawn_beside
 from .tape import by_image, differ, replace, replace_noise
 from .tape import rows_known
+from .weights import changed
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-20
 def probe_code(s):
@@ -268,22 +268,9 @@ def _is_layer(op):
     return op.name in PRODUCTS or "norm" in op.name
 
 # %% ../../nbs/inside/97_probes_code.ipynb #offsetsp2
-@contextmanager
-def _changed(p, change):
-    "One parameter changed for a while."
-    kept = p.detach().clone()
-    try:
-        with torch.no_grad():
-            change(p)
-        yield
-    finally:
-        with torch.no_grad():
-            p.copy_(kept)
-
-
 def _shifted(s, p, by, seed=0):
     "The loss with the same number added to all of a parameter."
-    with _changed(p, lambda p: p.add_(by)):
+    with changed(p, lambda p: p.add_(by)):
         return s.run(seed=seed).loss.item()
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-24
@@ -326,7 +313,7 @@ def _weighs_the_picture(s, p):
 def _filled(s, p, value, picture=0.5):
     "The loss with one parameter at a value."
     held = s.edits(s.sites, reconstruction=picture, **s.still)
-    with _changed(p, lambda p: p.fill_(value)):
+    with changed(p, lambda p: p.fill_(value)):
         return s.run(held).loss.item()
 
 # %% ../../nbs/inside/97_probes_code.ipynb #cell-25b
