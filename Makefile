@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine with Python 3.10+, make and a package registry:
 #   make run     train the blog post's VAE on the full MNIST; results and pictures land in runs/mnist
-#   make test    everything that .ci/run checks (about half an hour on two cores)
+#   make test    everything that .ci/run checks (about forty minutes on two cores)
 # While you work, make check does the quick part in under two minutes.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +10,7 @@ run: .venv/run
 	$(BIN)/vae-tutorial train --out runs/mnist --resume
 
 test: .venv/dev
-	@echo "Everything is tested: about half an hour on two cores. For the quick part: make check"
+	@echo "Everything is tested: about forty minutes on two cores. For the quick part: make check"
 	tools/browser.sh $(BIN)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -p no:cacheprovider tests
 
