@@ -16,6 +16,7 @@ import held_out_fifth  # noqa: E402
 import held_out_fourth  # noqa: E402
 import held_out_later  # noqa: E402
 import held_out_third  # noqa: E402
+import kinds  # noqa: E402
 from vae_tutorial.diagnosis import diagnose  # noqa: E402
 
 
@@ -64,9 +65,20 @@ def count(cases):
     return counts | {"slowest": round(slowest, 1)}
 
 
+def large():
+    "Seconds for a ResNet that makes 64 images of 64 x 64 colour pixels."
+    model, x, loss, asked = kinds.HEALTHY["kl-f4 64x64x3"]()
+    start = time.thread_time()
+    diagnose(model, x, loss, **asked)
+    print(
+        f"ResNet, 64 x 64 colours, batch {len(x)}: {time.thread_time() - start:.1f} s"
+    )
+
+
 def main():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    large()
     sets = {"first set": held_out, "second set": held_out_later}
     sets |= {"third set": held_out_third, "fourth set": held_out_fourth}
     sets |= {"fifth set": held_out_fifth}

@@ -118,9 +118,11 @@ def diagnose(
     _check_settings(beta, evaluate, optimizer, seconds)
     _check_batch(model, batch)
     asked = dict(optimizer=optimizer, evaluate=evaluate, beta=beta)
+    deadline = time.thread_time() + seconds
     with nan_passes():
         model, objective = _called(getattr(model, "_orig_mod", model), loss, batch)
-        found = _findings(model, objective, batch, asked, seconds)
+        left = deadline - time.thread_time()
+        found = _findings(model, objective, batch, asked, left)
         return Diagnosis(sorted(_causes_first(found), key=_rank))
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-10
@@ -240,7 +242,7 @@ def _affordable(study):
         return study.x  # a loss that wants no other number of images
     spent = time.thread_time() - start
     quick = [num for num in (64, 32, 16) if spent * num / len(few) < 0.03]
-    return study.x[: max([8, *quick])]
+    return study.x[: max([8, *quick]) if spent < 0.05 else 4]
 
 # %% ../../nbs/inside/90_diagnose.ipynb #cell-16x
 _NO_LAW = (
